@@ -1,0 +1,273 @@
+"""What the rooms ask of each other, as protocols: the event store, the leases, the bus, and the clock.
+
+Each has a real implementation and an in-memory twin, held to the same contract by the same tests.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Final, Protocol
+
+import anyio
+from msgspec import Struct
+
+from protocols.a2a import AgentCard
+from protocols.events import Event, NewEvent
+from protocols.messages import Message
+
+
+class Clock(Protocol):
+    """Wall-clock time, injectable."""
+
+    def now(self) -> datetime:
+        """The time, UTC and aware."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+
+# -- event store -------------------------------------------------------------------------------------------
+
+
+class Expected(Enum):
+    """What an append may expect of its stream other than a version that was read from it."""
+
+    NO_STREAM = "no stream"
+    STREAM_EXISTS = "that the stream exists"
+    ANY = "any version"
+
+
+NO_STREAM: Final = Expected.NO_STREAM
+STREAM_EXISTS: Final = Expected.STREAM_EXISTS
+ANY: Final = Expected.ANY
+
+ExpectedVersion = int | Expected
+
+
+class Appended(Struct, frozen=True):
+    """Where the last event of an append stands."""
+
+    version: int
+    position: int
+
+
+class EventStore(Protocol):
+    """An append-only log of events in streams, with one order over all of them.
+
+    Positions and versions begin at 1 and have no gaps. A reader that has seen position n has seen all events
+    up to n: no smaller position appears later.
+    """
+
+    async def append(self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion) -> Appended:
+        """Append one or more events to a stream, all or none; durable on return.
+
+        `expected` is the version that was read from the stream (0 is NO_STREAM), or one of `Expected`.
+        Raises Conflict; AlreadyHandled if the log has an event that handles the same message; BadEvent for what
+        can't be stored; StoreUnavailable, after which it is not known whether it was written.
+        """
+        ...
+
+    def read_stream(
+        self, stream: str, *, after: int = 0, before: int | None = None, backwards: bool = False
+    ) -> AsyncIterator[Event]:
+        """The events of a stream with `after < version < before`, by version; newest first if backwards."""
+        ...
+
+    def read_all(self, *, after: int = 0, page: int = 1000) -> AsyncIterator[list[Event]]:
+        """The log behind a position, up to the head at the time of the call, in pages that are never empty."""
+        ...
+
+    def subscribe(self, *, after: int = 0, page: int = 1000) -> AsyncIterator[list[Event]]:
+        """Like read_all, and then on and on as events are appended. The iterator never ends by itself."""
+        ...
+
+    async def head(self) -> int:
+        """The position of the newest event; 0 if there is none."""
+        ...
+
+    async def message(self, message: str) -> Message:
+        """A message by its id, whole; raises MessageNotInLog."""
+        ...
+
+    async def put_blobs(self, contents: Sequence[bytes]) -> list[str]:
+        """Store bodies by content; gives their digests (`protocols.codec.digest`), in order."""
+        ...
+
+    async def get_blobs(self, digests: Sequence[str]) -> dict[str, bytes]:
+        """The bodies; raises BlobMissing."""
+        ...
+
+
+# -- roles and their partitions ----------------------------------------------------------------------------
+
+
+class Route(Struct, frozen=True):
+    """How a role's messages are spread: so many partitions, counted anew with each generation."""
+
+    role: str
+    partitions: int
+    generation: int = 1
+    topics: tuple[str, ...] = ()
+    card: AgentCard | None = None
+    input_schema: bytes | None = None  # the JSON Schema of what its handlers take
+
+
+class Lease(Struct, frozen=True):
+    """A partition that a process owns. `surplus`: it has more than its share and should hand this one over."""
+
+    role: str
+    partition: int
+    epoch: int
+    surplus: bool = False
+
+
+class PartitionState(Struct, frozen=True):
+    """A partition as anybody sees it. `expires_in_s` is negative for an expired lease."""
+
+    role: str
+    partition: int
+    epoch: int
+    owner: str | None
+    expires_in_s: float | None
+
+
+class Leases(Protocol):
+    """The register of roles, and who owns which of their partitions.
+
+    The time is the store's own (so that no process's clock matters). A partition's epoch grows with each new owner.
+    """
+
+    async def register(self, route: Route) -> Route:
+        """Make a role known, or renew what is known of it. The partition count of a known role stays as it is."""
+        ...
+
+    async def routes(self) -> dict[str, Route]:
+        """All roles ever registered, by name."""
+        ...
+
+    async def heartbeat(self, process: str, roles: Sequence[str], *, lease_s: float) -> list[Lease]:
+        """Renew this process's leases, take free or expired partitions up to its even share, and list what it owns.
+
+        The share: partitions are divided evenly among the role's live processes; the first processes by name
+        get the remainder. What is owned above the share is marked surplus, and stays owned until released.
+        """
+        ...
+
+    async def release(self, process: str, leases: Sequence[Lease]) -> None:
+        """Give partitions back; one that this process no longer owns at that epoch is left alone."""
+        ...
+
+    async def leave(self, process: str) -> None:
+        """Give everything back and stop counting as a live process."""
+        ...
+
+    async def partitions(self) -> list[PartitionState]:
+        """All partitions of all roles."""
+        ...
+
+
+# -- bus ---------------------------------------------------------------------------------------------------
+
+
+class Delivery(Struct, frozen=True):
+    """A message that came over the bus. `fresh`: no process can have seen it before."""
+
+    message: Message
+    lease: Lease
+    entry: str  # its id on the bus
+    fresh: bool
+
+
+class Undecodable(Struct, frozen=True):
+    """An entry that is not a message."""
+
+    role: str
+    lease: Lease
+    entry: str
+    content: bytes
+    reason: str
+
+
+class Consumer(Protocol):
+    """Reads the partitions that one process owns. `async with` owns its tasks; leaving it ends all reads at once.
+
+    It hands each message to `deliver`, in the order of its partition, as long as `capacity()` is above zero; an
+    entry stays on the bus until it is settled. `deliver` must not block.
+    """
+
+    async def take(self, lease: Lease) -> None:
+        """Begin to read a partition: what is unsettled on it comes first, in order, and is not fresh."""
+        ...
+
+    async def drop(self, lease: Lease) -> None:
+        """Stop reading a partition; unsettled entries stay for the next owner."""
+        ...
+
+    def settle(self, delivery: Delivery | Undecodable) -> None:
+        """Take an entry off the bus, soon and together with others. A former owner's call has no effect."""
+        ...
+
+    def wake(self) -> None:
+        """Capacity came free: go on reading."""
+        ...
+
+    async def __aenter__(self) -> "Consumer": ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+class Bus(Protocol):
+    """The fast path from one actor to another. It may forget anything at any time; the log knows."""
+
+    def publish(self, messages: Iterable[Message], *, again: bool = False) -> None:
+        """Queue messages; they are written together with others, soon. `again` marks what may be there already.
+
+        What can't be written (no connection, no memory, an unknown role) is dropped: whoever owns the partition
+        finds it in the log.
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Return when all that was queued before is written or dropped."""
+        ...
+
+    def consumer(
+        self,
+        process: str,
+        deliver: Callable[[Delivery], None],
+        undecodable: Callable[[Undecodable], None],
+        capacity: Callable[[], int],
+    ) -> Consumer:
+        """A consumer for one process. `process` must be unique to each start of a process."""
+        ...
+
+    async def backlog(self, role: str) -> dict[int, int]:
+        """The number of unsettled entries of each partition of a role."""
+        ...
+
+    async def waiting(self, role: str, partition: int) -> set[str]:
+        """The ids of the messages that are unsettled on a partition."""
+        ...
+
+
+RouteLookup = Callable[[str], Route | None]
