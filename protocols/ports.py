@@ -3,6 +3,7 @@
 Each has a real implementation and an in-memory twin, held to the same contract by the same tests.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -85,6 +86,12 @@ class EventStore(Protocol):
         Raises Conflict; AlreadyHandled if the log has an event that handles the same message; BadEvent for what
         can't be stored; StoreUnavailable, after which it is not known whether it was written.
         """
+        ...
+
+    def submit(
+        self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion
+    ) -> "asyncio.Future[Appended]":
+        """Queue what `append` would append; the future has its outcome. Cancelling the future doesn't undo it."""
         ...
 
     def read_stream(
@@ -214,6 +221,11 @@ class Consumer(Protocol):
     It hands each message to `deliver`, in the order of its partition, as long as `capacity()` is above zero; an
     entry stays on the bus until it is settled. `deliver` must not block.
     """
+
+    @property
+    def forgotten(self) -> int:
+        """How often the bus lost a partition while it was read here: whoever sees it grow looks for open messages."""
+        ...
 
     async def take(self, lease: Lease) -> None:
         """Begin to read a partition: what is unsettled on it comes first, in order, and is not fresh."""

@@ -1,0 +1,120 @@
+"""The consumer on Redis: the partitions that one process owns, spread over its readers."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import anyio
+from anyio.abc import TaskGroup
+
+from bus.keys import stream_key
+from bus.link import Link, owned_tasks
+from bus.reader import MAX_STREAMS, Intake, Partition, Reader
+from bus.writer import Writer
+from protocols.errors import UnknownRole
+from protocols.ports import Delivery, Lease, RouteLookup, Undecodable
+
+LAST_SETTLEMENTS_S = 0.5
+
+
+class RedisConsumer:
+    """See `protocols.ports.Consumer`. `group` names the process's incarnation, and its consumer group."""
+
+    def __init__(
+        self,
+        group: str,
+        namespace: str,
+        routes: RouteLookup,
+        intake: Intake,
+        writer: Writer,
+        commands: Link,
+        connect: Callable[[], Link],
+    ) -> None:
+        self._group = group
+        self._namespace = namespace
+        self._routes = routes
+        self._intake = intake
+        self._writer = writer
+        self._commands = commands
+        self._connect = connect
+        self._taken: dict[tuple[str, int], tuple[Partition, Reader]] = {}  # the last lease of each, dropped or not
+        self._readers: list[Reader] = []
+        self._owned: AbstractAsyncContextManager[TaskGroup] | None = None
+        self._tasks: TaskGroup | None = None
+
+    @property
+    def forgotten(self) -> int:
+        """How often the bus lost a partition while it was read here."""
+        return self._intake.forgotten
+
+    async def __aenter__(self) -> "RedisConsumer":
+        self._owned = owned_tasks()
+        self._tasks = await self._owned.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._owned is not None
+        with anyio.move_on_after(LAST_SETTLEMENTS_S, shield=True):
+            await self._writer.settled()
+        await self._owned.__aexit__(*exc)  # type: ignore[arg-type]
+
+    async def take(self, lease: Lease) -> None:
+        """Begin to read a partition. Without Redis it returns too: the partition is claimed when Redis is back.
+
+        Raises UnknownRole.
+        """
+        place = (lease.role, lease.partition)
+        former, reader = self._taken.get(place, (None, None))
+        if former is not None:
+            if former.lease.epoch > lease.epoch or (former.lease.epoch == lease.epoch and former.reading):
+                return
+            self._stop(former)
+        route = self._routes(lease.role)
+        if route is None:
+            raise UnknownRole(lease.role, "none by that name")
+        partition = Partition(lease, stream_key(self._namespace, route, lease.partition))
+        if reader is None:  # else the same as before: one connection sees the partition's claims and reads in order
+            reader = self._reader()
+        self._taken[place] = partition, reader
+        self._intake.streams += 1
+        await reader.attach(partition)
+
+    async def drop(self, lease: Lease) -> None:
+        """Stop reading a partition. What was delivered may still be settled until somebody takes the partition."""
+        partition, _ = self._taken.get((lease.role, lease.partition), (None, None))
+        if partition is not None and partition.lease.epoch == lease.epoch:
+            self._stop(partition)
+
+    def settle(self, delivery: Delivery | Undecodable) -> None:
+        """Queue the settlement of an entry; nothing happens for a lease that is not the last one taken here."""
+        lease = delivery.lease
+        partition, _ = self._taken.get((lease.role, lease.partition), (None, None))
+        if partition is not None and partition.lease.epoch == lease.epoch:
+            partition.in_flight -= 1
+            self._writer.settle(partition.stream, self._group, delivery.entry)
+
+    def wake(self) -> None:
+        """Capacity came free: go on reading."""
+        for reader in self._readers:
+            reader.wake()
+
+    def _reader(self) -> Reader:
+        """A reader that can read one partition more."""
+        for reader in self._readers:
+            if reader.streams < MAX_STREAMS:
+                return reader
+        assert self._tasks is not None, "take() is called inside `async with consumer`"
+        reader = Reader(self._connect(), self._commands, self._group, self._intake)
+        self._readers.append(reader)
+        self._tasks.start_soon(reader.run)
+        return reader
+
+    def _stop(self, partition: Partition) -> None:
+        if partition.reading:
+            self._intake.streams -= 1
+            _, reader = self._taken[partition.lease.role, partition.lease.partition]
+            reader.detach(partition)
+
+    def __repr__(self) -> str:
+        reading = [partition for partition, _ in self._taken.values() if partition.reading]
+        in_flight = sum(partition.in_flight for partition in reading)
+        return f"<RedisConsumer partitions={len(reading)} in_flight={in_flight} forgotten={self.forgotten}>"

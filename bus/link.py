@@ -1,0 +1,148 @@
+"""One connection to Redis, and how to bear its loss."""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import anyio
+import hiredis
+from anyio.abc import TaskGroup
+from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+
+log = logging.getLogger(__name__)
+
+CONNECT_S = 5.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+
+LINK_ERRORS = (RedisError, OSError)  # TimeoutError is an OSError
+
+
+def pack(*words: str | bytes) -> bytes:
+    """A command as it goes over the wire."""
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub takes tuples of one word only
+    return packed
+
+
+class Link:
+    """One connection to Redis; one batch of commands on it at a time.
+
+    Nothing is ever sent twice. After any error or a cancellation the connection is closed, so that no reply can be
+    taken for another's; the next call connects anew.
+
+    redis-py's own socket timeout is off, because with it a cancellation can get lost on Python 3.11, and so are its
+    retries, which would write a message twice.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        options: dict[str, Any] = {**parse_url(url)}
+        options.pop("max_connections", None)
+        connection_class = options.pop("connection_class", Connection)
+        options |= {
+            "socket_timeout": None,
+            "socket_connect_timeout": CONNECT_S,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "decode_responses": False,
+        }
+        if connection_class is Connection:
+            options["socket_keepalive"] = True
+        self._connection = connection_class(**options)
+        self._timeout_s = timeout_s
+        self._lock = asyncio.Lock()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as one can know without using it."""
+        return bool(self._connection.is_connected)
+
+    async def call(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send packed commands at once; their replies in order, bytes undecoded.
+
+        An error reply is a ResponseError in the list. Raises one of LINK_ERRORS when it is not known which of the
+        commands were carried out, or when the server is a replica by now.
+        """
+        async with self._lock:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._connection.connect()
+                    await self._connection.send_packed_command(b"".join(commands), check_health=False)
+                    return [await self._reply() for _ in commands]
+            except BaseException:
+                await self._connection.disconnect(nowait=True)
+                raise
+
+    async def _reply(self) -> Any:
+        try:
+            return await self._connection.read_response()
+        except ReadOnlyError:
+            raise
+        except ResponseError as error:
+            return error
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        with anyio.move_on_after(0.2, shield=True):
+            await self._connection.disconnect()
+
+
+class Trouble:
+    """Something that may go wrong many times in a row: one line in the log when it begins, one when it is over."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._times = 0
+        self._dropped = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether it went wrong the last time."""
+        return self._times > 0
+
+    def note(self, reason: object, *, dropped: int = 0) -> None:
+        """It went wrong (again), and so many messages were dropped."""
+        if not self._times:
+            log.warning("%s: %s", self._what, reason or type(reason).__name__)
+        self._times += 1
+        self._dropped += dropped
+
+    def over(self) -> None:
+        """It went well."""
+        if self._times:
+            log.info("%s: over; %d messages were dropped and are still in the log", self._what, self._dropped)
+            self._times = self._dropped = 0
+
+    async def pause(self) -> None:
+        """Wait before the next attempt: longer each time, at most LONGEST_PAUSE_S, with jitter."""
+        longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._times, 10))
+        await asyncio.sleep(longest * random.uniform(0.5, 1.0))
+
+
+@asynccontextmanager
+async def owned_tasks() -> AsyncIterator[TaskGroup]:
+    """A task group whose tasks end with the body. A single error comes out as it is, not in a group."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            try:
+                yield tasks
+            finally:
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from group.exceptions[0].__cause__
+        raise
+
+
+def redacted(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

@@ -1,0 +1,149 @@
+"""The bus on Redis Streams."""
+
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import msgspec
+from redis.exceptions import ResponseError
+
+from bus.consumer import RedisConsumer
+from bus.keys import stream_key
+from bus.link import LINK_ERRORS, Link, owned_tasks, pack, redacted
+from bus.reader import READ_TIMEOUT_S, Intake
+from bus.writer import Writer
+from protocols.errors import RedisUnavailable, WrongEvictionPolicy
+from protocols.messages import Message, encode_message
+from protocols.names import partition_of
+from protocols.ports import Delivery, RouteLookup, Undecodable
+
+log = logging.getLogger(__name__)
+
+COMMAND_TIMEOUT_S = 5.0
+LAST_MESSAGES_S = 0.5
+PAGE = 1000  # entries
+
+
+class _IdOnly(msgspec.Struct):
+    id: str = ""
+
+
+_id_decoder = msgspec.json.Decoder(_IdOnly)
+
+
+class RedisBus:
+    """See `protocols.ports.Bus`. Made by `open`, which owns its connections and its tasks."""
+
+    def __init__(self, url: str, namespace: str, routes: RouteLookup) -> None:
+        self._url = url
+        self._namespace = namespace
+        self._routes = routes
+        self._commands = Link(url, timeout_s=COMMAND_TIMEOUT_S)
+        self._writer = Writer(Link(url, timeout_s=COMMAND_TIMEOUT_S))
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, namespace: str, routes: RouteLookup) -> "AsyncIterator[RedisBus]":
+        """The bus of one store, for as long as the block lasts.
+
+        `namespace` is the store's short id, and tells how a role's messages are spread `routes`.
+        Raises RedisUnavailable, WrongEvictionPolicy.
+        """
+        bus = cls(url, namespace, routes)
+        try:
+            await bus._check_eviction()
+            async with owned_tasks() as tasks:
+                tasks.start_soon(bus._writer.run)
+                try:
+                    yield bus
+                finally:
+                    with anyio.move_on_after(LAST_MESSAGES_S, shield=True):
+                        await bus.flush()
+                        await bus._writer.settled()
+        finally:
+            await bus._commands.close()
+
+    def publish(self, messages: Iterable[Message], *, again: bool = False) -> None:
+        for message in messages:
+            route = self._routes(message.role)
+            if route is None:
+                log.warning("message %s: its role is unknown", message.id)
+                continue
+            stream = stream_key(self._namespace, route, partition_of(message.key, route.partitions))
+            self._writer.publish(stream, encode_message(message), again=again)
+
+    async def flush(self) -> None:
+        await self._writer.flush()
+
+    def consumer(
+        self,
+        process: str,
+        deliver: Callable[[Delivery], None],
+        undecodable: Callable[[Undecodable], None],
+        capacity: Callable[[], int],
+    ) -> RedisConsumer:
+        return RedisConsumer(
+            process,
+            self._namespace,
+            self._routes,
+            Intake(deliver, undecodable, capacity),
+            self._writer,
+            self._commands,
+            lambda: Link(self._url, timeout_s=READ_TIMEOUT_S),
+        )
+
+    async def backlog(self, role: str) -> dict[int, int]:
+        """Unsettled entries by partition; empty for an unknown role. Raises RedisUnavailable."""
+        route = self._routes(role)
+        if route is None:
+            return {}
+        streams = [stream_key(self._namespace, route, partition) for partition in range(route.partitions)]
+        return dict(enumerate(await self._call([pack("XLEN", stream) for stream in streams])))
+
+    async def waiting(self, role: str, partition: int) -> set[str]:
+        """Ids of the messages on a partition; empty for an unknown role. Raises RedisUnavailable."""
+        found: set[str] = set()
+        route = self._routes(role)
+        start = "-"
+        while route is not None:
+            stream = stream_key(self._namespace, route, partition)
+            (entries,) = await self._call([pack("XRANGE", stream, start, "+", "COUNT", str(PAGE))])
+            found.update(_id_of(fields) for _, fields in entries)
+            if len(entries) < PAGE:
+                break
+            start = f"({entries[-1][0].decode()}"
+        return found - {""}
+
+    async def _check_eviction(self) -> None:
+        """Any policy but noeviction might drop unread messages."""
+        (info,) = await self._call([pack("INFO", "memory")])
+        policy = re.search(rb"maxmemory_policy:(\S+)", info)
+        if policy is None:
+            log.warning("Redis at %s doesn't tell its maxmemory-policy; it must be noeviction", redacted(self._url))
+        elif policy[1] != b"noeviction":
+            raise WrongEvictionPolicy(redacted(self._url), policy[1].decode())
+
+    async def _call(self, commands: list[bytes]) -> list[Any]:
+        """Replies that are no errors; raises RedisUnavailable."""
+        try:
+            replies = await self._commands.call(commands)
+        except LINK_ERRORS as error:
+            raise RedisUnavailable(redacted(self._url), str(error) or type(error).__name__) from error
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise RedisUnavailable(redacted(self._url), str(reply)) from reply
+        return replies
+
+    def __repr__(self) -> str:
+        return f"<RedisBus {redacted(self._url)} {self._writer!r}>"
+
+
+def _id_of(fields: list[bytes]) -> str:
+    """The id of the message in an entry; empty if it is none."""
+    try:
+        return _id_decoder.decode(fields[1]).id
+    except (ValueError, RecursionError):
+        return ""
