@@ -1,0 +1,99 @@
+"""The register of roles, and the leases on their partitions, on PostgreSQL. The time is the database's."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import asyncpg
+import msgspec
+
+from eventstore.database import fetch
+from protocols.a2a import AgentCard
+from protocols.messages import encode_json
+from protocols.ports import Lease, PartitionState, Route
+
+# The count and generation of a role that is known stay; its row comes back as it stands. The partitions are there
+# when the role is: both are written by this one statement.
+_REGISTER = """
+    with registered as (
+        insert into roles (role, partitions, generation, topics, card, input_schema) values ($1, $2, $3, $4, $5, $6)
+        on conflict (role) do update
+        set topics = excluded.topics, card = excluded.card, input_schema = excluded.input_schema
+        returning partitions, generation
+    ), made as (
+        insert into partitions (role, partition)
+        select $1, n from registered, generate_series(0, registered.partitions - 1) as n on conflict do nothing
+    )
+    select partitions, generation from registered
+"""
+_ROUTES = "select role, partitions, generation, topics, card, input_schema from roles order by role"
+# In the order of the roles: two processes don't wait for each other in a circle.
+_HEARTBEAT = """
+    select r.role, lease.* from (select role from roles where role = any($2::text[]) order by role) r,
+    lateral heartbeat_role($1, r.role, $3) as lease
+"""
+_RELEASE = """
+    update partitions p set owner = null, expires_at = null
+    from unnest($2::text[], $3::integer[], $4::bigint[]) as given (role, partition, epoch)
+    where p.role = given.role and p.partition = given.partition and p.epoch = given.epoch and p.owner = $1
+"""
+_LEAVE = """
+    with gone as (delete from members where process = $1)
+    update partitions set owner = null, expires_at = null where owner = $1
+"""
+_PARTITIONS = """
+    select role, partition, epoch, owner, extract(epoch from expires_at - clock_timestamp())::float8 as expires_in_s
+    from partitions order by role, partition
+"""
+
+_card_decoder = msgspec.json.Decoder(AgentCard)
+
+
+class PostgresLeases:
+    """`protocols.ports.Leases` on the pool of a `PostgresEventStore`. All methods raise StoreUnavailable."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def register(self, route: Route) -> Route:
+        """Make a role known; see the port."""
+        card = None if route.card is None else encode_json(route.card)
+        (row,) = await fetch(
+            self._pool,
+            _REGISTER,
+            *(route.role, route.partitions, route.generation, route.topics, card, route.input_schema),
+        )
+        return msgspec.structs.replace(route, partitions=row["partitions"], generation=row["generation"])
+
+    async def routes(self) -> dict[str, Route]:
+        """All roles; see the port."""
+        return {
+            row["role"]: Route(
+                role=row["role"],
+                partitions=row["partitions"],
+                generation=row["generation"],
+                topics=tuple(row["topics"]),
+                card=None if row["card"] is None else _card_decoder.decode(row["card"]),
+                input_schema=row["input_schema"],
+            )
+            for row in await fetch(self._pool, _ROUTES)
+        }
+
+    async def heartbeat(self, process: str, roles: Sequence[str], *, lease_s: float) -> list[Lease]:
+        """Renew, take up to the share, and list; see the port."""
+        rows = await fetch(self._pool, _HEARTBEAT, process, roles, timedelta(seconds=lease_s))
+        return [Lease(row["role"], row["partition"], row["epoch"], row["surplus"]) for row in rows]
+
+    async def release(self, process: str, leases: Sequence[Lease]) -> None:
+        """Give partitions back; see the port."""
+        roles = [lease.role for lease in leases]
+        numbers = [lease.partition for lease in leases]
+        epochs = [lease.epoch for lease in leases]
+        await fetch(self._pool, _RELEASE, process, roles, numbers, epochs)
+
+    async def leave(self, process: str) -> None:
+        """Give everything back; see the port."""
+        await fetch(self._pool, _LEAVE, process)
+
+    async def partitions(self) -> list[PartitionState]:
+        """All partitions; see the port."""
+        return [PartitionState(*row) for row in await fetch(self._pool, _PARTITIONS)]

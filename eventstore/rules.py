@@ -1,0 +1,94 @@
+"""What the log accepts: the same rules for the store on PostgreSQL and for its twin in memory."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from protocols.errors import AlreadyHandled, BadEvent, Conflict
+from protocols.events import NewEvent
+from protocols.messages import encode_json
+from protocols.ports import NO_STREAM, STREAM_EXISTS, ExpectedVersion
+
+MAX_NAME_BYTES: Final = 1000  # of streams, types and message ids: they are in indexes
+MAX_EVENT_BYTES: Final = 64 * 1024 * 1024  # data and meta together; large bodies belong into blobs
+
+# type, schema version, data, meta, handles: an event as it is stored
+Encoded = tuple[str, int, bytes, bytes, str | None]
+
+
+class Append:
+    """One call of `EventStore.append`, checked and encoded."""
+
+    __slots__ = ("events", "expected", "size", "stream")
+
+    def __init__(self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion) -> None:
+        """Raises BadEvent."""
+        self.stream = stream
+        self.expected = expected
+        self.events: list[Encoded] = []
+        self.size = 0  # bytes
+        for event in events:
+            meta = encode_json(event.meta)
+            self.size += len(event.data) + len(meta)
+            self.events.append((event.type, event.schema_version, event.data, meta, event.meta.handles))
+        reason = self._fault()
+        if reason:
+            raise BadEvent(stream, reason)
+
+    def _fault(self) -> str | None:
+        if not self.events:
+            return "an append has at least one event"
+        if not is_name(self.stream):
+            return f"a stream's name is 1 to {MAX_NAME_BYTES} bytes of UTF-8 without NUL"
+        if isinstance(self.expected, int) and not 0 <= self.expected < 2**63 - len(self.events):
+            return f"there is no version {self.expected}"
+        for type_, schema_version, data, meta, handles in self.events:
+            if not is_name(type_) or (handles is not None and not is_name(handles)):
+                return f"types and message ids are 1 to {MAX_NAME_BYTES} bytes of UTF-8 without NUL"
+            if not 0 <= schema_version < 2**31:
+                return f"schema version {schema_version} is out of range"
+            if len(data) + len(meta) > MAX_EVENT_BYTES:
+                return f"{len(data) + len(meta)} bytes are more than {MAX_EVENT_BYTES}"
+        return None
+
+    @property
+    def stated_version(self) -> int | None:
+        """The version that the stream must have, if `expected` tells one."""
+        if isinstance(self.expected, int):
+            return self.expected
+        return 0 if self.expected is NO_STREAM else None
+
+
+def admit(append: Append, heads: dict[str, int], handled: set[str]) -> int:
+    """The version that an append follows, given where the streams stand and which messages are handled.
+
+    Counts the append in, so that the next one can be asked for. Raises AlreadyHandled and Conflict, in this order:
+    who comes second with a message learns that there is nothing left to do.
+    """
+    closes: set[str] = set()
+    for *_, handles in append.events:
+        if handles is not None:
+            if handles in handled or handles in closes:
+                raise AlreadyHandled(append.stream, handles)
+            closes.add(handles)
+    head = heads.get(append.stream, 0)
+    stated = append.stated_version
+    if head == 0 if append.expected is STREAM_EXISTS else stated is not None and stated != head:
+        raise Conflict(append.stream, describe(append.expected), head)
+    heads[append.stream] = head + len(append.events)
+    handled |= closes
+    return head
+
+
+def describe(expected: ExpectedVersion) -> str:
+    """An expected version in words."""
+    return f"version {expected}" if isinstance(expected, int) else expected.value
+
+
+def is_name(text: str) -> bool:
+    """Whether text can stand in an indexed column."""
+    if text.isascii():
+        return 0 < len(text) <= MAX_NAME_BYTES and "\0" not in text
+    try:
+        return len(text.encode()) <= MAX_NAME_BYTES and "\0" not in text
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
