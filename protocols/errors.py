@@ -51,6 +51,13 @@ class UnknownRun(UserError):
 
 
 @dataclass(eq=False)
+class UnknownTask(UserError):
+    """There is no task {task!r}. `callboard tasks` lists them."""
+
+    task: str
+
+
+@dataclass(eq=False)
 class UnknownStream(UserError):
     """There is no stream {stream!r}. Streams are named role/key, or run/ID."""
 
@@ -136,11 +143,29 @@ class SchemaTooNew(UserError):
 
 @dataclass(eq=False)
 class ServicesFailed(UserError):
-    """The local {service} did not start: {reason}. Its log: {log}."""
+    """The local {service} failed: {reason}. Its log: {log}"""
 
     service: str
     reason: str
     log: str
+
+
+@dataclass(eq=False)
+class ServicesMissing(UserError):
+    """There is no {service} to start: {reason}. Set CALLBOARD_DATABASE_URL and CALLBOARD_REDIS_URL to servers that
+    run already, or install {remedy}."""
+
+    service: str
+    reason: str
+    remedy: str
+
+
+@dataclass(eq=False)
+class BadFolder(UserError):
+    """The folder {path} can't be used: {reason}."""
+
+    path: str
+    reason: str
 
 
 # -- event store -------------------------------------------------------------------------------------------
@@ -206,6 +231,30 @@ class BlobMissing(CallboardError):
     digest: str
 
 
+# -- projections -------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class NotProjected(CallboardError):
+    """Projection {projection!r} can't take event {stream}@{version} ({type}, position {position}): {reason}."""
+
+    projection: str
+    stream: str
+    version: int
+    type: str
+    position: int
+    reason: str
+
+
+@dataclass(eq=False)
+class ProjectionsBehind(CallboardError):
+    """The projections have not reached position {position} within {within_s} s; {holder} runs them."""
+
+    position: int
+    within_s: float
+    holder: str
+
+
 # -- tasks and steps ---------------------------------------------------------------------------------------
 
 
@@ -269,6 +318,13 @@ class Detached(CallboardError):
     """Task {task} no longer runs here; its context can't be used any more."""
 
     task: str
+
+
+@dataclass(eq=False)
+class NoModel(CallboardError):
+    """Role {role!r} names no model: set `model` on the actor, give ctx.model a `model`, or start with --model."""
+
+    role: str
 
 
 @dataclass(eq=False)
