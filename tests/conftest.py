@@ -1,0 +1,103 @@
+"""What all tests share: servers, and a fresh database for each test that asks for one."""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from eventstore.migrations import migrate
+from tests.servers import Servers
+from tests.servers import servers as running_servers
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """PostgreSQL and Redis, for the whole session."""
+    with running_servers() as running:
+        yield running
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    """A Redis to share with the other tests: a store's `store_id` keeps its keys apart."""
+    return servers.redis_url
+
+
+@pytest.fixture(scope="session")
+def template(servers: Servers) -> Iterator[str]:
+    """The name of a migrated database, for others to be copied from."""
+    name = f"callboard_template_{uuid4().hex}"
+    run(_administer(servers, f"create database {name}"))
+    run(_migrate(at(servers.database_url, name)))
+    yield name
+    run(_administer(servers, f"drop database {name} with (force)"))
+
+
+@pytest.fixture
+def database_url(servers: Servers, template: str) -> Iterator[str]:
+    """A fresh, migrated database, dropped after the test."""
+    name = f"callboard_test_{uuid4().hex}"
+    run(_copy(servers, template, name))
+    yield at(servers.database_url, name)
+    run(_administer(servers, f"drop database {name} with (force)"))
+
+
+@pytest.fixture
+def empty_database_url(servers: Servers) -> Iterator[str]:
+    """A database without anything in it, dropped after the test."""
+    name = f"callboard_test_{uuid4().hex}"
+    run(_administer(servers, f"create database {name}"))
+    yield at(servers.database_url, name)
+    run(_administer(servers, f"drop database {name} with (force)"))
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on a loop of its own, also where a fixture of a running loop asks for the database."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
+
+
+def at(url: str, database: str) -> str:
+    """The URL of another database on the same server."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+async def _administer(servers: Servers, statement: str) -> None:
+    connection = await asyncpg.connect(servers.database_url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def _migrate(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await migrate(connection)
+    finally:
+        await connection.close()
+
+
+async def _copy(servers: Servers, template: str, name: str) -> None:
+    # Copying files is the fast strategy for a small template, and the only one before PostgreSQL 15.
+    connection = await asyncpg.connect(servers.database_url)
+    try:
+        strategy = "strategy file_copy" if connection.get_server_version() >= (15,) else ""
+        await connection.execute(f"create database {name} template {template} {strategy}")
+    finally:
+        await connection.close()
+    connection = await asyncpg.connect(at(servers.database_url, name))
+    try:
+        await connection.execute("update store set id = gen_random_uuid()")  # a store of its own, not its template
+    finally:
+        await connection.close()
