@@ -92,6 +92,17 @@ class OneOf(Struct, frozen=True):
         return text.upper()
 
 
+class Text(Struct, frozen=True):
+    """Any text."""
+
+    @property
+    def allowed(self) -> str:
+        return "any name"
+
+    def parse(self, text: str) -> str:
+        return text
+
+
 POSTGRES_URL: Final = Url(("postgresql", "postgres"), "postgresql://user:password@host:5432/database")
 REDIS_URL: Final = Url(("redis", "rediss", "unix"), "redis://:password@host:6379/0")
 LOG_LEVELS: Final = OneOf(("DEBUG", "INFO", "WARNING", "ERROR"))
@@ -120,6 +131,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     grace_s: Annotated[float, Number(0, 3_600), "Seconds that tasks get to end when their process is told to end."] = (
         10.0
     )
+    model: Annotated[
+        str | None, Text(), 'The model that takes the place of every other; "stand-in" needs no key and no network.'
+    ] = None
     log_level: Annotated[str, LOG_LEVELS, "The least severe log lines that are shown."] = "INFO"
 
     @classmethod

@@ -1,14 +1,15 @@
 """The event store and the leases in memory: for tests, and for trying things out. Nothing outlives the process."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from uuid import uuid4
 
 import anyio
 from msgspec.structs import replace
 
-from eventstore.rules import Append, admit
+from eventstore.rules import Append, admit, failed
 from protocols.codec import decode_meta, digest, sent_message
-from protocols.errors import BadName, BlobMissing, MessageNotInLog
+from protocols.errors import AppendRefused, BadName, BlobMissing, MessageNotInLog
 from protocols.events import Event, NewEvent
 from protocols.messages import Message
 from protocols.names import parse_message_id
@@ -33,14 +34,25 @@ class MemoryEventStore:
 
     async def append(self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion) -> Appended:
         """Append events; see the port."""
-        append = Append(stream, events, expected)
+        return await self.submit(stream, events, expected)
+
+    def submit(self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion) -> "asyncio.Future[Appended]":
+        """Append events; see the port."""
+        outcome: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        try:
+            outcome.set_result(self._append(Append(stream, events, expected)))
+        except AppendRefused as refusal:
+            return failed(refusal)
+        return outcome
+
+    def _append(self, append: Append) -> Appended:
         version = admit(append, self._heads, self._handled)
         moment = self._clock.now()
         for type_, schema_version, data, meta, _ in append.events:
             version += 1
             event = Event(
                 position=len(self._log) + 1,
-                stream=stream,
+                stream=append.stream,
                 version=version,
                 type=type_,
                 schema_version=schema_version,
@@ -49,12 +61,10 @@ class MemoryEventStore:
                 meta=decode_meta(meta),
             )
             self._log.append(event)
-            self._streams.setdefault(stream, []).append(event)
+            self._streams.setdefault(append.stream, []).append(event)
         self._news.set()
         self._news = anyio.Event()
-        appended = Appended(version, len(self._log))
-        await anyio.lowlevel.checkpoint()
-        return appended
+        return Appended(version, len(self._log))
 
     async def read_stream(
         self, stream: str, *, after: int = 0, before: int | None = None, backwards: bool = False

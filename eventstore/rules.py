@@ -1,12 +1,13 @@
 """What the log accepts: the same rules for the store on PostgreSQL and for its twin in memory."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from protocols.errors import AlreadyHandled, BadEvent, Conflict
+from protocols.errors import AlreadyHandled, AppendRefused, BadEvent, Conflict
 from protocols.events import NewEvent
 from protocols.messages import encode_json
-from protocols.ports import NO_STREAM, STREAM_EXISTS, ExpectedVersion
+from protocols.ports import NO_STREAM, STREAM_EXISTS, Appended, ExpectedVersion
 
 MAX_NAME_BYTES: Final = 1000  # of streams, types and message ids: they are in indexes
 MAX_EVENT_BYTES: Final = 64 * 1024 * 1024  # data and meta together; large bodies belong into blobs
@@ -56,6 +57,13 @@ class Append:
         if isinstance(self.expected, int):
             return self.expected
         return 0 if self.expected is NO_STREAM else None
+
+
+def failed(refusal: AppendRefused) -> "asyncio.Future[Appended]":
+    """The outcome of an append that is refused before it is queued."""
+    outcome: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+    outcome.set_exception(refusal)
+    return outcome
 
 
 def admit(append: Append, heads: dict[str, int], handled: set[str]) -> int:

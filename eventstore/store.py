@@ -1,5 +1,6 @@
 """The event store on PostgreSQL."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,9 +13,9 @@ import asyncpg
 from eventstore.appender import Appender
 from eventstore.database import connection_pool, fetch, first_connection
 from eventstore.migrations import migrate
-from eventstore.rules import Append
+from eventstore.rules import Append, failed
 from protocols.codec import decode_meta, digest, sent_message
-from protocols.errors import BadName, BlobMissing, MessageNotInLog, StoreUnavailable
+from protocols.errors import BadEvent, BadName, BlobMissing, MessageNotInLog, StoreUnavailable
 from protocols.events import Event, NewEvent
 from protocols.messages import Message
 from protocols.names import parse_message_id
@@ -85,7 +86,14 @@ class PostgresEventStore:
 
     async def append(self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion) -> Appended:
         """Append events; see the port."""
-        return await self._appender.append(Append(stream, events, expected))
+        return await self.submit(stream, events, expected)
+
+    def submit(self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion) -> "asyncio.Future[Appended]":
+        """Queue an append; see the port."""
+        try:
+            return self._appender.append(Append(stream, events, expected))
+        except BadEvent as error:
+            return failed(error)
 
     async def read_stream(
         self, stream: str, *, after: int = 0, before: int | None = None, backwards: bool = False

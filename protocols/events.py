@@ -3,7 +3,7 @@
 An event says all that happened at one moment. Its *body* is one of the classes below; what every event may bring
 along is in its *meta*: the message that it handles, the messages that it sends, the state that it changes.
 
-    in the run's stream      run.started
+    in the run's stream      run.started, run.continued
     a task's life            task.started, task.resumed, task.progressed,
                              task.completed | task.failed | task.canceled | task.handed_off
     its steps                step.completed | step.failed                                     (own functions)
@@ -75,10 +75,11 @@ class Body(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Stored(Struct, frozen=True, omit_defaults=True):
-    """A value that a step gave: in the event, or, above `MAX_INLINE_BYTES`, in a blob."""
+    """A value that a step gave: in the event, or, above `MAX_INLINE_BYTES`, where it stands already or in a blob."""
 
     inline: Raw | None = None
     blob: str | None = None
+    message: str | None = None  # the id of the message whose first part it is
 
 
 # -- runs and tasks ----------------------------------------------------------------------------------------
@@ -91,6 +92,13 @@ class RunStarted(Body, frozen=True):
     task: str  # the root task
     to: str  # the actor that it was sent to
     origin: str = ""  # where it came from: "command line", "python", ...
+
+
+class RunContinued(Body, frozen=True):
+    """Someone outside sent a further message into a run."""
+
+    TYPE = "run.continued"
+    origin: str = ""
 
 
 class TaskStarted(Body, frozen=True):
@@ -331,6 +339,7 @@ class MessageReceived(Body, frozen=True):
     kind: Kind
     sender: str
     content: Stored
+    step: str | None = None  # the wait that it ends, if one was open
 
 
 class ArtifactAdded(Body, frozen=True):
@@ -349,6 +358,7 @@ class StateChanged(Body, frozen=True):
 
     TYPE = "state.changed"
     step: str
+    to: str
 
 
 # -- messages that end here --------------------------------------------------------------------------------

@@ -88,9 +88,7 @@ class EventStore(Protocol):
         """
         ...
 
-    def submit(
-        self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion
-    ) -> "asyncio.Future[Appended]":
+    def submit(self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion) -> "asyncio.Future[Appended]":
         """Queue what `append` would append; the future has its outcome. Cancelling the future doesn't undo it."""
         ...
 

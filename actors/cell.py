@@ -1,0 +1,214 @@
+"""One actor in memory: its inbox, its journal, and the task that it works at."""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from actors.definition import Definition
+from actors.fold import ActorFold
+from actors.journal import Journal
+from actors.loading import load_actor
+from actors.work import Work
+from protocols import events as e
+from protocols.codec import new_event
+from protocols.errors import AlreadyHandled, AppendRefused, StoreUnavailable
+from protocols.messages import OPENS_TASK, Message
+from protocols.names import parse_stream
+from protocols.ports import Appended, Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from actors.runtime import Runtime
+    from protocols.events import NewEvent
+
+log = logging.getLogger("callboard.actors")
+
+
+class Cell:
+    """An actor in memory. It is loaded once, takes messages in order, and is dropped when it rests or is refused.
+
+    An append that the store refuses means that somebody else wrote this actor's stream, or that the outcome of a
+    former append was lost. Either way what is in memory may be wrong: the cell is dropped, and its messages go to a
+    new one, which loads what is true.
+    """
+
+    def __init__(self, runtime: "Runtime", stream: str, definition: Definition, epoch: int) -> None:
+        self.runtime = runtime
+        self.stream = stream
+        self.name = parse_stream(stream)
+        self.definition = definition
+        self.epoch = epoch
+        self.fold: ActorFold | None = None  # None while it loads
+        self.journal: Journal
+        self.work: Work | None = None
+        self.busy = False  # holds a slot of the runtime
+        self.dropped = False
+        self._early: deque[Delivery] = deque()  # came while it loads
+        self._queue: deque[Delivery] = deque()  # tasks behind the one at work; without their bodies
+        self._held: dict[str, Delivery] = {}  # all that came and is not settled, by message id
+
+    def __repr__(self) -> str:
+        return f"Cell({self.stream}, {len(self._early)} early, {len(self._queue)} queued, work={self.work})"
+
+    @property
+    def resting(self) -> bool:
+        """Whether it can be dropped from memory without losing anything that is not in the log."""
+        return (
+            self.fold is not None
+            and not (self._early or self._queue or self._held)
+            and self.journal.clean
+            and (self.work is None or self.work.parked)
+        )
+
+    def holds(self, message: str) -> bool:
+        """Whether a message is here and not settled."""
+        return message in self._held
+
+    # -- loading -------------------------------------------------------------------------------------------------
+
+    def begin_new(self) -> None:
+        """An actor that can't have a stream yet."""
+        self._ready(ActorFold())
+
+    async def load(self, *, takeover: bool) -> None:
+        """Read the actor from the log, resume the task at work, and take what came in the meantime."""
+        fold = await load_actor(self.runtime.store, self.stream)
+        if self.dropped:
+            return
+        self._ready(fold)
+        if fold.at_work:
+            await self._resume(fold, takeover=takeover)
+        while self._early and not self.dropped:
+            self._take(self._early.popleft())
+        if not self.dropped and self.work is None and not self._queue:
+            self.runtime.rested(self)
+
+    def _ready(self, fold: ActorFold) -> None:
+        self.fold = fold
+        self.journal = Journal(self.runtime.store, self.stream, fold.version, self._committed, self._refused)
+
+    async def _resume(self, fold: ActorFold, *, takeover: bool) -> None:
+        assert fold.current is not None
+        message = await self.runtime.store.message(fold.current.message)
+        if self.dropped:
+            return
+        self.work = Work(self, self.definition, message, fresh=False, resumed=True)
+        if takeover:
+            attempt = fold.current.attempt + 1
+            log.info("%s resumes, attempt %d", self.work, attempt)
+            self.work.write(
+                e.TaskResumed(process=self.runtime.process, epoch=self.epoch, attempt=attempt, reason="takeover")
+            )
+        self.work.start()
+        self.work.changed()
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
+    def offer(self, delivery: Delivery) -> None:
+        """A message came. One that is here already changes nothing, but that there is one more entry to settle."""
+        message = delivery.message
+        held = self._held.get(message.id)
+        if held is not None:
+            if delivery.entry and delivery.entry != held.entry:
+                if held.entry:
+                    self.runtime.settle(held)
+                self._held[message.id] = delivery
+            return
+        self._held[message.id] = delivery
+        if self.fold is None:
+            self._early.append(delivery)
+        else:
+            self._take(delivery)
+
+    def _take(self, delivery: Delivery) -> None:
+        message, work = delivery.message, self.work
+        assert self.fold is not None
+        current = self.fold.current
+        if current is not None and message.id in current.handled:
+            self._settle(message.id)
+        elif work is not None and message.task == work.message.task and not work.ended:
+            work.receive(message, lambda: self._settle(message.id))
+        elif message.kind not in OPENS_TASK:
+            self.discard(message, lambda: self._settle(message.id), "its task has ended")
+        elif work is not None:
+            self._queue.append(replace(delivery, message=replace(message, parts=None)))
+        else:
+            self._begin(delivery)
+
+    def _begin(self, delivery: Delivery) -> None:
+        message = delivery.message
+        self.work = Work(self, self.definition, message, fresh=delivery.fresh, settle=lambda: self._settle(message.id))
+        self.work.start()
+        self.work.changed()
+
+    def discard(self, message: Message, then: Callable[[], None], reason: str) -> None:
+        """Close a message that nobody waits for."""
+        body = e.MessageDiscarded(kind=message.kind, reason=reason)
+        meta = e.Meta(
+            run=message.run,
+            task=message.task,
+            role=self.name.role,
+            handles=message.id,
+            causation=message.id,
+            traceparent=message.traceparent,
+            tenant=message.tenant,
+        )
+        assert self.fold is not None
+        self.fold.take(body, meta)
+        self.write(new_event(body, meta), then)
+
+    def _settle(self, message: str) -> None:
+        delivery = self._held.pop(message, None)
+        if delivery is not None:
+            self.runtime.settle(delivery)
+            if self.work is None and not self._held:
+                self.runtime.rested(self)
+
+    # -- the log -----------------------------------------------------------------------------------------------------
+
+    def write(self, event: "NewEvent", then: Callable[[], None] | None = None) -> None:
+        """Write one event of this actor."""
+        self.journal.write(event, then)
+
+    def _committed(self, events: "Sequence[NewEvent]", appended: Appended) -> None:
+        assert self.fold is not None
+        self.fold.version = appended.version
+        self.runtime.send(self.stream, events, appended.version - len(events) + 1)
+
+    def _refused(self, error: BaseException) -> None:
+        if isinstance(error, AlreadyHandled):
+            self._settle(error.message)
+        elif isinstance(error, AppendRefused | StoreUnavailable):
+            log.info("%s is loaded again: %s", self.stream, error)
+        else:
+            log.error("%s is loaded again after an unexpected error", self.stream, exc_info=error)
+        held = list(self._held.values())
+        self.drop()
+        self.runtime.reload(self, held, uncertain=isinstance(error, StoreUnavailable))
+
+    def ended(self, work: Work) -> None:
+        """The task's end is durable: go on with the next one."""
+        assert work is self.work
+        self.work = None
+        self.runtime.busy_changed(self)
+        if self._queue:
+            self._begin(self._queue.popleft())
+        elif not self._held:
+            self.runtime.rested(self)
+
+    def drop(self) -> None:
+        """Forget everything that is in memory, and stop the handler."""
+        self.dropped = True
+        if self.fold is not None:
+            self.journal.close()
+        work, self.work = self.work, None
+        if work is not None:
+            work.detach()
+        self._held.clear()
+        self._early.clear()
+        self._queue.clear()
+        self.runtime.busy_changed(self)

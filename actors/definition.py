@@ -1,0 +1,235 @@
+"""What a user writes: an `Actor` class a role, with typed handlers, and what the runtime makes of it.
+
+    class Writer(Actor):
+        '''Writes a first draft.'''
+        async def handle(self, brief: Brief, ctx: Context) -> str: ...
+
+A handler takes one payload and the context. Further handlers are marked with `@handler`; a message goes to the
+handler whose payload type it names or fits, and whose kinds include the message's.
+"""
+
+import inspect
+import re
+import typing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET
+
+from actors.machine import Machine, role_machine
+from protocols.a2a import AgentCapabilities, AgentCard, AgentSkill, Part
+from protocols.errors import BadDefinition, BadName, BadPayload
+from protocols.messages import OPENS_TASK, Kind, Message
+from protocols.names import check_role
+from protocols.ports import Route
+
+CARD_VERSION: Final = "1"
+_HANDLES: Final = "__callboard_kinds__"
+
+Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A payload: fields with types. A field that the type doesn't have is an error, not ignored."""
+
+
+class Handoff(msgspec.Struct, frozen=True):
+    """What a handler returns to give its task over: made by `Context.handoff`."""
+
+    to: str  # the stream of the actor that takes over
+    task: str
+    payload: Any
+
+
+class Actor:
+    """The base of all roles. One instance lives as long as one task is in memory: keep no state in it.
+
+    `role` defaults to the class's name in kebab-case; the docstring's first line describes the role to others.
+    `model` names the model of `ctx.model`, or several, tried in order. `topics` are the broadcasts it takes.
+    `states`, `transitions` (dicts for the transitions library) and `initial` declare a machine of the role's own,
+    which `ctx.trigger` moves. `on_changed_input` says what to do when a recorded step comes with another input.
+    """
+
+    role: ClassVar[str] = ""
+    model: ClassVar[str | Sequence[str]] = ()
+    topics: ClassVar[Sequence[str]] = ()
+    states: ClassVar[Sequence[str]] = ()
+    transitions: ClassVar[Sequence[Mapping[str, Any]]] = ()
+    initial: ClassVar[str] = ""
+    on_changed_input: ClassVar[Literal["error", "warn"]] = "error"
+
+
+def handler(*kinds: Kind) -> Callable[[Method], Method]:
+    """Mark a further handler; with kinds, it takes only messages of these. Raises BadName for an unknown kind."""
+    for kind in kinds:
+        if kind not in OPENS_TASK:
+            raise BadName("handler kind", kind, f"one of {', '.join(sorted(OPENS_TASK))}")
+
+    def mark(method: Method) -> Method:
+        setattr(method, _HANDLES, frozenset(kinds) or OPENS_TASK)
+        return method
+
+    return mark
+
+
+class Handler:
+    """One handler method: what it takes and what it gives."""
+
+    def __init__(self, name: str, method: Callable[..., Awaitable[Any]], payload: Any, returns: Any) -> None:
+        self.name = name
+        self.method = method
+        self.payload = payload
+        self.returns = returns
+        self.kinds: frozenset[str] = getattr(method, _HANDLES, OPENS_TASK)
+        self.type_names = {t.__name__ for t in (typing.get_args(payload) or (payload,)) if isinstance(t, type)}
+        self._decoder = msgspec.json.Decoder(payload if payload is not Message else Any)
+
+    def decode(self, message: Message) -> Any:
+        """The payload for this handler; raises msgspec.ValidationError or DecodeError where it doesn't fit."""
+        if self.payload is Message:
+            return message
+        if len(message.parts or ()) > 1:
+            raise msgspec.ValidationError("a message of several parts needs a handler that takes a Message")
+        return self._decode_part(message.parts[0]) if message.parts else msgspec.convert(None, self.payload)
+
+    def _decode_part(self, part: Part) -> Any:
+        if part.data is not UNSET:
+            return self._decoder.decode(part.data)
+        content = part.text if part.text is not UNSET else part.raw if part.raw is not UNSET else part.url
+        return msgspec.convert(content, self.payload)
+
+    def accepted(self) -> str:
+        """What it takes, for people: a type's name and its fields."""
+        if isinstance(self.payload, type) and issubclass(self.payload, msgspec.Struct) and self.payload is not Message:
+            fields = ", ".join(_field_in_words(field) for field in msgspec.structs.fields(self.payload))
+            return f"{self.payload.__name__}({fields})"
+        return getattr(self.payload, "__name__", str(self.payload))
+
+
+class Definition:
+    """An Actor class, checked and compiled. Raises BadDefinition."""
+
+    def __init__(self, actor: type[Actor]) -> None:
+        self.actor = actor
+        try:
+            self.role = check_role(actor.role or _kebab(actor.__name__))
+        except BadName as error:
+            raise BadDefinition(actor.__name__, str(error)) from None
+        self.handlers = [
+            _handler(actor, name, method)
+            for name, method in inspect.getmembers(actor, inspect.isfunction)
+            if name == "handle" or hasattr(method, _HANDLES)
+        ]
+        if not self.handlers:
+            raise BadDefinition(actor.__name__, "it has no `async def handle(self, payload, ctx)`")
+        self.models = (actor.model,) if isinstance(actor.model, str) else tuple(actor.model)
+        self.machine: Machine | None = role_machine(actor.__name__, actor.states, actor.transitions, actor.initial)
+        self.description = (inspect.getdoc(actor) or self.role).partition("\n")[0]
+
+    def __repr__(self) -> str:
+        return f"Definition({self.role}: {', '.join(h.name for h in self.handlers)})"
+
+    def select(self, message: Message) -> tuple[Handler, Any]:
+        """The handler for a message, and its decoded payload; raises BadPayload."""
+        candidates = [h for h in self.handlers if message.kind in h.kinds]
+        named = _type_name(message)
+        candidates = [h for h in candidates if named in h.type_names] or candidates
+        reasons = []
+        for candidate in candidates:
+            try:
+                return candidate, candidate.decode(message)
+            except msgspec.DecodeError as error:
+                reasons.append(str(error))
+        reason = "; ".join(reasons) or f"no handler takes the kind {message.kind!r}"
+        raise BadPayload(self.role, reason, self.accepted())
+
+    def accepted(self) -> str:
+        """What the role takes, for people."""
+        return " or ".join(handler.accepted() for handler in self.handlers)
+
+    def card(self) -> AgentCard:
+        """The role's agent card (A2A 1.0): a skill a handler."""
+        return AgentCard(
+            name=self.role,
+            description=self.description,
+            version=CARD_VERSION,
+            supported_interfaces=(),
+            capabilities=AgentCapabilities(),
+            default_input_modes=("application/json", "text/plain"),
+            default_output_modes=("application/json", "text/plain"),
+            skills=tuple(
+                AgentSkill(
+                    id=h.name,
+                    name=h.name.replace("_", " "),
+                    description=(inspect.getdoc(h.method) or self.description).partition("\n")[0],
+                    tags=tuple(sorted(h.kinds)),
+                    examples=(h.accepted(),),
+                )
+                for h in self.handlers
+            ),
+        )
+
+    def route(self, partitions: int) -> Route:
+        """How the role is made known."""
+        return Route(
+            role=self.role,
+            partitions=partitions,
+            topics=tuple(self.actor.topics),
+            card=self.card(),
+            input_schema=_input_schema(self.handlers),
+        )
+
+
+def define(actors: Sequence[type[Actor]]) -> dict[str, Definition]:
+    """Definitions by role; raises BadDefinition, also where two classes claim one role."""
+    definitions: dict[str, Definition] = {}
+    for actor in actors:
+        definition = Definition(actor)
+        if definition.role in definitions:
+            other = definitions[definition.role].actor.__name__
+            raise BadDefinition(actor.__name__, f"its role {definition.role!r} is {other}'s already")
+        definitions[definition.role] = definition
+    return definitions
+
+
+def _handler(actor: type[Actor], name: str, method: Callable[..., Any]) -> Handler:
+    what = f"{actor.__name__}.{name}"
+    if not inspect.iscoroutinefunction(method):
+        raise BadDefinition(what, "a handler is an `async def`")
+    parameters = list(inspect.signature(method).parameters.values())
+    if len(parameters) != 3:
+        raise BadDefinition(what, "a handler takes (self, payload, ctx)")
+    try:
+        hints = typing.get_type_hints(method)
+        return Handler(name, method, hints.get(parameters[1].name, Any), hints.get("return", Any))
+    except NameError as error:
+        raise BadDefinition(what, f"an annotation can't be resolved ({error})") from error
+    except TypeError as error:
+        raise BadDefinition(what, f"its payload type can't come from JSON ({error})") from error
+
+
+def _input_schema(handlers: Sequence[Handler]) -> bytes | None:
+    """The JSON Schema of everything that the handlers take; None where one takes any message."""
+    payloads = [h.payload for h in handlers]
+    if any(p is Any or p is Message for p in payloads):
+        return None
+    schemas, components = msgspec.json.schema_components(payloads, ref_template="#/$defs/{name}")
+    return msgspec.json.encode({"anyOf": list(schemas), "$defs": components})
+
+
+def _type_name(message: Message) -> str | None:
+    for part in message.parts or ():
+        if part.metadata:
+            return typing.cast("str | None", part.metadata.get("type"))
+    return None
+
+
+def _field_in_words(field: msgspec.structs.FieldInfo) -> str:
+    kind = getattr(field.type, "__name__", str(field.type))
+    optional = "" if field.required else "?"
+    return f"{field.encode_name}{optional}: {kind}"
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()

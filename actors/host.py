@@ -1,0 +1,242 @@
+"""One process that serves roles: it owns partitions, reads their messages, and runs their actors.
+
+    heartbeat   renews the leases; a partition that is new is taken over, one that is lost is abandoned at once, one
+                that is surplus is handed over when its tasks have come to rest
+    reconcile   every few seconds: what got lost on the way (actors.recovery)
+    projections one runner among all processes folds the log; the others stand by
+
+A process that can't renew its leases in time stops acting by itself (it *fences* itself); the versions of the
+streams would refuse it anyway.
+"""
+
+import logging
+from collections.abc import Mapping
+
+import anyio
+import anyio.abc
+import asyncpg
+import msgspec
+
+from actors.definition import Definition
+from actors.directory import Directory
+from actors.models import Gateway
+from actors.recovery import Recovery
+from actors.runtime import Runtime
+from projections.runner import Runner
+from protocols.codec import new_event
+from protocols.errors import ProjectionsBehind, RedisUnavailable, StoreUnavailable
+from protocols.events import MessageDeadLettered, Meta
+from protocols.names import dead_stream
+from protocols.ports import ANY, Bus, Clock, Consumer, EventStore, Lease, Leases, SystemClock, Undecodable
+
+log = logging.getLogger("callboard.actors")
+
+BEATS_PER_LEASE = 3
+RECONCILE_EVERY_S = 2.0
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How one process behaves; see the settings of the same names."""
+
+    lease_s: float = 5.0
+    partitions: int = 8
+    slots: int = 64
+    passivate_after_s: float = 60.0
+    grace_s: float = 10.0
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host is made of. `pool` is the database of the projections."""
+
+    store: EventStore
+    leases: Leases
+    directory: Directory
+    bus: Bus
+    pool: asyncpg.Pool
+    gateway: Gateway
+    runner: Runner
+
+
+class Host:
+    """Serves roles until it is told to stop. `process` names it, and must be unique to each start."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        definitions: Mapping[str, Definition],
+        limits: Limits,
+        process: str,
+        clock: Clock | None = None,
+    ) -> None:
+        self._parts = parts
+        self._definitions = definitions
+        self._limits = limits
+        self._process = process
+        self._clock = clock or SystemClock()
+        self.runtime = Runtime(
+            parts.store,
+            parts.bus,
+            parts.directory,
+            definitions,
+            parts.gateway,
+            process=process,
+            slots=limits.slots,
+            passivate_after_s=limits.passivate_after_s,
+            clock=self._clock,
+        )
+        self._consumer: Consumer
+        self._recovery: Recovery
+        self._group: anyio.abc.TaskGroup
+        self._serving: set[tuple[str, int]] = set()  # partitions that have been taken over
+        self._handing_over: set[tuple[str, int]] = set()
+        self._renewed = 0.0
+        self._draining = False
+
+    def __repr__(self) -> str:
+        return f"Host({self._process}: {len(self._serving)} of {len(self.runtime.owned)} partitions, {self.runtime})"
+
+    async def run(
+        self, stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until `stop` is set, then drain: finish or park the tasks at work within the grace period, hand
+        over and return. `task_status` tells when the roles are known and the first partitions are owned.
+        """
+        for definition in self._definitions.values():
+            await self._parts.directory.register(definition, self._limits.partitions)
+        await self._parts.directory.refresh()
+        await self._parts.runner.prepare()
+        runtime = self.runtime
+        async with (
+            runtime,
+            self._parts.bus.consumer(
+                self._process, runtime.deliver, self._undecodable, runtime.capacity
+            ) as self._consumer,
+        ):
+            runtime.on_settle = self._consumer.settle
+            runtime.on_capacity = self._consumer.wake
+            runtime.confirm = self._confirm
+            self._recovery = Recovery(self._parts.pool, self._parts.runner, runtime, self._consumer)
+            async with anyio.create_task_group() as self._group:
+                self._group.start_soon(self._parts.runner.run)
+                await self._beat()
+                self._group.start_soon(self._heartbeats)
+                self._group.start_soon(self._reconciliations)
+                task_status.started()
+                await stop.wait()
+                await self._drain()
+                self._group.cancel_scope.cancel()
+
+    # -- leases -------------------------------------------------------------------------------------------------------
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await self._clock.sleep(self._limits.lease_s / BEATS_PER_LEASE)
+            try:
+                await self._beat()
+            except StoreUnavailable as error:
+                log.warning("host<%s> could not renew its leases: %s", self._process, error)
+                if self._clock.monotonic() - self._renewed > self._limits.lease_s:
+                    await self._fence()
+
+    async def _beat(self) -> None:
+        begun = self._clock.monotonic()
+        roles = [] if self._draining else list(self._definitions)
+        leases = await self._parts.leases.heartbeat(self._process, roles, lease_s=self._limits.lease_s)
+        self._renewed = begun
+        await self._apply({(lease.role, lease.partition): lease for lease in leases})
+
+    async def _apply(self, leases: Mapping[tuple[str, int], Lease]) -> None:
+        """Make what is served what is owned."""
+        owned = self.runtime.owned
+        for place, lease in list(owned.items()):
+            if place not in leases or leases[place].epoch != lease.epoch:
+                log.warning("host<%s> lost %s:%d to another process", self._process, *place)
+                await self._abandon(lease)
+        for place, lease in leases.items():
+            if place not in owned and not self._draining:
+                owned[place] = lease
+                self._group.start_soon(self._take_over, lease)
+            elif lease.surplus and place in self._serving and place not in self._handing_over:
+                self._handing_over.add(place)
+                self._group.start_soon(self._hand_over, lease)
+
+    async def _take_over(self, lease: Lease) -> None:
+        place = (lease.role, lease.partition)
+        pause_s = 0.1
+        while self.runtime.owned.get(place) == lease:
+            try:
+                await self._recovery.take_over(lease)
+            except (StoreUnavailable, RedisUnavailable, ProjectionsBehind) as error:
+                log.warning("host<%s> waits to take over %s:%d: %s", self._process, *place, error)
+                await self._clock.sleep(pause_s)
+                pause_s = min(2 * pause_s, self._limits.lease_s)
+            else:
+                self._serving.add(place)
+                return
+
+    async def _hand_over(self, lease: Lease) -> None:
+        """Give a partition to a process that has fewer, once its tasks have come to rest."""
+        place = (lease.role, lease.partition)
+        await self._consumer.drop(lease)
+        await self.runtime.drain(lease, grace_s=self._limits.grace_s)
+        self.runtime.owned.pop(place, None)
+        self._serving.discard(place)
+        self._handing_over.discard(place)
+        await self._parts.leases.release(self._process, [lease])
+
+    async def _abandon(self, lease: Lease) -> None:
+        place = (lease.role, lease.partition)
+        self.runtime.owned.pop(place, None)
+        self._serving.discard(place)
+        self._handing_over.discard(place)
+        self.runtime.abandon(lease)
+        await self._consumer.drop(lease)
+
+    async def _fence(self) -> None:
+        for lease in list(self.runtime.owned.values()):
+            await self._abandon(lease)
+
+    async def _confirm(self, lease: Lease) -> bool:
+        """Whether the store says that a partition is still this process's."""
+        try:
+            await self._beat()
+        except StoreUnavailable:
+            return False
+        return self.runtime.owned.get((lease.role, lease.partition)) == lease
+
+    async def _drain(self) -> None:
+        self._draining = True
+        for lease in self.runtime.owned.values():
+            await self._consumer.drop(lease)
+        await self.runtime.drain(grace_s=self._limits.grace_s)
+        try:
+            await self._parts.leases.leave(self._process)
+        except StoreUnavailable as error:
+            log.warning("host<%s> could not hand over, its leases will expire: %s", self._process, error)
+
+    # -- what got lost ----------------------------------------------------------------------------------------------
+
+    async def _reconciliations(self) -> None:
+        while True:
+            await self._clock.sleep(RECONCILE_EVERY_S)
+            try:
+                await self._parts.directory.refresh()
+                served = [lease for place, lease in self.runtime.owned.items() if place in self._serving]
+                await self._recovery.reconcile(lease for lease in served if not self._draining)
+            except (StoreUnavailable, RedisUnavailable) as error:
+                log.warning("host<%s> could not look for lost messages: %s", self._process, error)
+
+    def _undecodable(self, entry: Undecodable) -> None:
+        self.runtime.spawn(self._bury(entry))
+
+    async def _bury(self, entry: Undecodable) -> None:
+        """Make a dead letter of bytes that are no message; they stay on the bus until that is in the log."""
+        body = MessageDeadLettered(to=entry.role, reason=entry.reason, entry=entry.content, at="bus")
+        try:
+            await self._parts.store.append(
+                dead_stream(entry.role), [new_event(body, Meta(run="", role=entry.role))], ANY
+            )
+        except StoreUnavailable as error:
+            log.warning("host<%s> could not record a dead letter yet: %s", self._process, error)
+        else:
+            self._consumer.settle(entry)

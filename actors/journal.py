@@ -1,0 +1,122 @@
+"""An actor's pen: how its events get into the log.
+
+What an actor writes is first kept here. It goes to the store when somebody needs it to be durable, or at the latest
+when the event loop has nothing better to do, so that an answer and the question that follows from it, or a task's
+start and its end, are one append. At most one append of an actor is in flight: an append that is refused can't be
+followed by a later one that is accepted.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from protocols.events import NewEvent
+from protocols.ports import Appended, EventStore
+
+Committed = Callable[[Sequence[NewEvent], Appended], None]
+Refused = Callable[[BaseException], None]
+Then = Callable[[], None]
+
+
+class Journal:
+    """Writes one stream from a known version on.
+
+    `committed` is called for each append that is durable; `refused` once, at the first that is not, after which
+    nothing more is written and every `durable` is cancelled.
+    """
+
+    def __init__(self, store: EventStore, stream: str, version: int, committed: Committed, refused: Refused) -> None:
+        self._store = store
+        self._stream = stream
+        self._version = version
+        self._committed = committed
+        self._refused = refused
+        self._events: list[NewEvent] = []
+        self._then: list[Then] = []
+        self._durable: asyncio.Future[None] | None = None  # resolved with what is buffered now
+        self._in_flight: tuple[list[NewEvent], list[Then], asyncio.Future[None] | None] | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        in_flight = len(self._in_flight[0]) if self._in_flight else 0
+        return f"Journal({self._stream}@{self._version}, {len(self._events)} buffered, {in_flight} in flight)"
+
+    @property
+    def clean(self) -> bool:
+        """Whether everything that was written is durable."""
+        return not self._events and self._in_flight is None
+
+    def write(self, event: NewEvent, then: Then | None = None) -> None:
+        """Take an event; `then` is called when it is durable."""
+        if self._closed:
+            return
+        if not self._events:
+            self._soon(2)
+        self._events.append(event)
+        if then is not None:
+            self._then.append(then)
+
+    def flush(self) -> None:
+        """Send what is buffered, unless an append is in flight: then it follows that one."""
+        if self._in_flight is not None or not self._events or self._closed:
+            return
+        self._in_flight = (self._events, self._then, self._durable)
+        self._events, self._then, self._durable = [], [], None
+        self._store.submit(self._stream, self._in_flight[0], self._version).add_done_callback(self._done)
+
+    async def durable(self) -> None:
+        """Return when everything that was written so far is durable. Cancelled if it is refused."""
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise asyncio.CancelledError
+        if self._events:
+            if self._durable is None:
+                self._durable = loop.create_future()
+            waiting = self._durable
+            self.flush()
+        elif self._in_flight is not None:
+            events, then, future = self._in_flight
+            waiting = future or loop.create_future()
+            self._in_flight = (events, then, waiting)
+        else:
+            return
+        await asyncio.shield(waiting)
+
+    def close(self) -> None:
+        """Write nothing more. What is in flight may still become durable, but nobody here will be told."""
+        self._closed = True
+        self._events.clear()
+        self._then.clear()
+        for future in (self._durable, self._in_flight[2] if self._in_flight else None):
+            if future is not None:
+                future.cancel()
+
+    def _soon(self, turns: int) -> None:
+        # Two turns of the loop: the first lets a woken handler run, which often writes what can go along.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._soon, turns - 1) if turns else self.flush()
+
+    def _done(self, append: "asyncio.Future[Appended]") -> None:
+        assert self._in_flight is not None
+        events, then, durable = self._in_flight
+        self._in_flight = None
+        if self._closed:
+            append.cancelled() or append.exception()  # seen, and of no interest any more
+            return
+        if append.cancelled():  # the store was closed
+            self.close()
+            return
+        error = append.exception()
+        if error is not None:
+            if durable is not None:
+                durable.cancel()
+            self.close()
+            self._refused(error)
+            return
+        appended = append.result()
+        self._version = appended.version
+        self._committed(events, appended)
+        for call in then:
+            call()
+        if durable is not None and not durable.done():
+            durable.set_result(None)
+        self.flush()

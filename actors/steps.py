@@ -1,0 +1,50 @@
+"""How a step is known again when its task runs a second time: its key, and a fingerprint of its input.
+
+A key is a name and an occurrence, `fetch#0`, `fetch#1` ..., counted in the order in which a handler reaches its steps.
+Branches of `ctx.gather` run in any order, so each counts for itself: `gather#0[2]/fetch#0`.
+"""
+
+import hashlib
+from collections import Counter
+from contextvars import ContextVar
+
+import msgspec
+
+from protocols.events import Stored
+from protocols.messages import MAX_INLINE_BYTES, encode_json
+
+_scope: ContextVar[str] = ContextVar("callboard_scope", default="")
+
+
+def fingerprint(value: object) -> str:
+    """A short digest of a step's input (BLAKE2b of its JSON, 64 bits). Raises TypeError for what can't be JSON."""
+    return hashlib.blake2b(encode_json(value), digest_size=8).hexdigest()
+
+
+def enter_branch(gather: str, branch: int) -> None:
+    """Let the steps of the current asyncio task's context count for themselves."""
+    _scope.set(f"{gather}[{branch}]/")
+
+
+class StepCounter:
+    """Gives the steps of one task their keys."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+
+    def next(self, name: str) -> str:
+        """The key of the next step of this name in the current branch."""
+        scoped = _scope.get() + name
+        occurrence = self._seen[scoped]
+        self._seen[scoped] += 1
+        return f"{scoped}#{occurrence}"
+
+
+def large(encoded: bytes) -> bool:
+    """Whether a body belongs into a blob."""
+    return len(encoded) > MAX_INLINE_BYTES
+
+
+def inline(encoded: bytes) -> Stored:
+    """A small body, in the event itself."""
+    return Stored(inline=msgspec.Raw(encoded))

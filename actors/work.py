@@ -1,0 +1,378 @@
+"""One task at work: its handler runs here, its events are made here, its messages arrive here."""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from actors.context import Context
+from actors.definition import Definition, Handoff
+from actors.fold import WAITS, ActorFold, TaskFold
+from actors.machine import LIFECYCLE_MACHINE
+from actors.steps import inline, large
+from protocols import events as e
+from protocols.a2a import Part
+from protocols.codec import new_event
+from protocols.errors import DeadlineExceeded
+from protocols.messages import ErrorInfo, Kind, Message, encode_json, part_of, value_of
+from protocols.states import StateChange
+from protocols.trace import child_traceparent
+
+if TYPE_CHECKING:
+    from actors.cell import Cell
+
+log = logging.getLogger("callboard.actors")
+
+MAX_TRACEBACK_CHARACTERS = 8000
+
+
+class Work:
+    """A task at work in one cell, from its claim to its end.
+
+    `settle` is called when the message that opened it is claimed for good. A task that is resumed has been claimed.
+    """
+
+    def __init__(
+        self,
+        cell: "Cell",
+        definition: Definition,
+        message: Message,
+        *,
+        fresh: bool,
+        resumed: bool = False,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.cell = cell
+        self.definition = definition
+        self.message = message
+        self.fresh = fresh
+        self.claimed = resumed
+        self.settles = [settle]
+        self.context = Context(self)
+        self.effects = 0  # steps that run here right now
+        self.waiters: dict[str, asyncio.Future[None]] = {}  # steps that wait for a message, by key
+        self.handler: asyncio.Task[None] | None = None
+        self.ended = False
+
+    def __repr__(self) -> str:
+        return f"Work({self}, {self.effects} effects, {len(self.waiters)} waits)"
+
+    def __str__(self) -> str:
+        return f"{self.cell.name.role}<{self.message.task}@{self.actor_fold.version}>"
+
+    @property
+    def actor_fold(self) -> ActorFold:
+        """The actor, as of what was written last."""
+        assert self.cell.fold is not None
+        return self.cell.fold
+
+    @property
+    def fold(self) -> TaskFold:
+        """The task, as of what was written last."""
+        assert self.actor_fold.current is not None
+        return self.actor_fold.current
+
+    @property
+    def parked(self) -> bool:
+        """Whether all that the handler does is wait for messages."""
+        return self.claimed and not self.effects and bool(self.waiters) and not self.ended
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def write(
+        self,
+        body: e.Body,
+        *,
+        handles: str | None = None,
+        sends: tuple[Message, ...] = (),
+        state: StateChange | None = None,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Write one event of this task, with the state change that follows from it."""
+        actor, message = self.actor_fold, self.message
+        bare = e.Meta(run=message.run, task=message.task, role=message.role, handles=handles, state=state)
+        actor.take(body, bare)
+        if state is None:
+            state = self._state_change()
+        meta = e.Meta(
+            run=message.run,
+            task=message.task,
+            role=message.role,
+            handles=handles,
+            sends=sends,
+            state=state,
+            causation=message.id,
+            correlation=message.correlation,
+            traceparent=message.traceparent,
+            tenant=message.tenant,
+        )
+        self.cell.write(new_event(body, meta), then)
+
+    def trigger(self, step: str, trigger: str) -> str:
+        """Move the role's own machine; gives its new state. Raises IllegalTrigger."""
+        machine = self.definition.machine
+        assert machine is not None
+        change = machine.fire(trigger, self.actor_fold.role_state or machine.initial)
+        self.write(e.StateChanged(step=step, to=change.dest), state=change)
+        return change.dest
+
+    def _state_change(self) -> StateChange | None:
+        actor = self.actor_fold
+        trigger, state = self.fold.working_state()
+        if state == actor.state:
+            return None
+        return self._fire(trigger)
+
+    def _fire(self, trigger: str) -> StateChange:
+        change = LIFECYCLE_MACHINE.fire(trigger, self.actor_fold.state)
+        self.actor_fold.state = change.dest
+        return change
+
+    def outgoing(self, kind: Kind, to: str, task: str, payload: Any, **fields: Any) -> Message:
+        """A message from this task: everything that follows from whom it is from is filled in."""
+        mine = self.message
+        return Message(
+            kind=kind,
+            to=to,
+            sender=mine.to,
+            run=mine.run,
+            task=task,
+            parts=(part_of(payload),),
+            causation=mine.id,
+            priority=mine.priority,
+            traceparent=child_traceparent(mine.traceparent),
+            tenant=mine.tenant,
+            **fields,
+        )
+
+    def warn(self, text: str, *values: object) -> None:
+        """Log a warning that begins with who speaks."""
+        log.warning("%s " + text, self, *values)  # noqa: G003 - one fixed text and its values
+
+    async def store_value(self, encoded: bytes) -> e.Stored:
+        """A value for an event: in it, or, if it is large, in a blob."""
+        if not large(encoded):
+            return inline(encoded)
+        [digest] = await self.cell.runtime.store.put_blobs([encoded])
+        return e.Stored(blob=digest)
+
+    async def load_value(self, stored: e.Stored) -> bytes:
+        """The JSON of a stored value."""
+        store = self.cell.runtime.store
+        if stored.blob is not None:
+            return (await store.get_blobs([stored.blob]))[stored.blob]
+        if stored.message is not None:
+            message = await store.message(stored.message)
+            return part_json(message.parts[0]) if message.parts else b"null"
+        return bytes(stored.inline or b"null")
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Write the claim, unless the task was claimed before, and run the handler."""
+        if not self.claimed:
+            machine = self.definition.machine
+            role_state = (self.actor_fold.role_state or machine.initial) if machine else None
+            body = e.TaskStarted(process=self.cell.runtime.process, epoch=self.cell.epoch, role_state=role_state)
+            self.write(body, handles=self.message.id, state=self._fire("start"), then=self._claimed)
+        self.handler = self.cell.runtime.spawn(self._run())
+
+    def _claimed(self) -> None:
+        self.claimed = True
+        for settle in self.settles:
+            settle()
+        self.changed()
+
+    async def _run(self) -> None:
+        if not self.fresh:
+            await self.cell.journal.durable()
+        try:
+            body, sends = self._outcome(await self._handle())
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if self.ended or (task is not None and task.cancelling()):
+                raise
+            self._fail(error)  # the handler awaited something that was cancelled
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is recorded and ends its task
+            self._fail(error)
+        else:
+            self._end("complete", body, *sends)
+
+    async def _handle(self) -> Any:
+        if self.message.parts is None:
+            self.message = await self.cell.runtime.store.message(self.message.id)
+        handler, payload = self.definition.select(self.message)
+        actor = self.definition.actor()
+        deadline = self.message.deadline
+        if deadline is None:
+            return await handler.method(actor, payload, self.context)
+        left_s = (deadline - self.cell.runtime.clock.now()).total_seconds()
+        if left_s <= 0:
+            raise DeadlineExceeded(str(self), deadline.isoformat())
+        try:
+            async with asyncio.timeout(left_s) as timeout:
+                return await handler.method(actor, payload, self.context)
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise DeadlineExceeded(str(self), deadline.isoformat()) from error
+
+    def _outcome(self, result: Any) -> tuple[e.Body, tuple[Message, ...]]:
+        """The event that ends the task with this result, and what it sends."""
+        if isinstance(result, Handoff):
+            message = self._hand_off(result)
+            return e.TaskHandedOff(to=message.to, task=message.task), (message,)
+        if self.message.reply_to is not None:
+            return e.TaskCompleted(), (self._reply(result),)
+        return e.TaskCompleted(result=msgspec.Raw(encode_json(result))), ()
+
+    def _hand_off(self, handoff: Handoff) -> Message:
+        return self.outgoing(
+            "handoff",
+            handoff.to,
+            handoff.task,
+            handoff.payload,
+            parent=self.message.task,
+            reply_to=self.message.reply_to,
+            correlation=self.message.correlation or self.message.id,
+            deadline=self.message.deadline,
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        info = ErrorInfo(type=type(error).__name__, message=str(error))
+        trace = "".join(traceback.format_exception(error))[-MAX_TRACEBACK_CHARACTERS:]
+        log.warning("%s failed: %s", self, info.type)
+        body = e.TaskFailed(error=msgspec.structs.replace(info, traceback=trace))
+        self._end("fail", body, *self._error_reply(info))
+
+    def cancel(self, reason: str, handles: str, then: Callable[[], None]) -> None:
+        """End the task and what it asked others for."""
+        info = ErrorInfo(type="TaskCanceled", message=reason)
+        asked = [
+            self.outgoing("cancel", step.request.to, step.request.task, reason)
+            for _, step in self.fold.open_steps("question")
+            if isinstance(step.request, e.QuestionAsked)
+        ]
+        self._end("cancel", e.TaskCanceled(reason=reason), *self._error_reply(info), *asked, handles=handles, then=then)
+
+    def _reply(self, result: Any, error: ErrorInfo | None = None) -> Message:
+        reply_to = self.message.reply_to
+        assert reply_to is not None
+        kind: Kind = "feedback" if self.message.kind == "review-request" else "reply"
+        return self.outgoing(
+            kind, reply_to.actor, reply_to.task, result, step=reply_to.step, error=error, correlation=self.message.id
+        )
+
+    def _error_reply(self, info: ErrorInfo) -> tuple[Message, ...]:
+        return () if self.message.reply_to is None else (self._reply(None, info),)
+
+    def _end(
+        self,
+        trigger: str,
+        body: e.Body,
+        *sends: Message,
+        handles: str | None = None,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        def ended() -> None:
+            if then is not None:
+                then()
+            self.cell.ended(self)
+
+        if self.ended:
+            return
+        self.ended = True
+        self.write(body, handles=handles, sends=sends, state=self._fire(trigger), then=ended)
+        self.cell.journal.flush()
+        self.detach()
+
+    def detach(self) -> None:
+        """Let go of the handler: no call of its context has an effect any more, and it is cancelled."""
+        self.ended = True
+        self.context.detach()
+        for waiter in self.waiters.values():
+            waiter.cancel()
+        if self.handler is not None and self.handler is not asyncio.current_task():
+            self.handler.cancel()
+
+    # -- what the handler waits for --------------------------------------------------------------------------------
+
+    @contextmanager
+    def effect(self) -> Iterator[None]:
+        """While something runs here that must not be interrupted lightly."""
+        self.effects += 1
+        try:
+            yield
+        finally:
+            self.effects -= 1
+            self.changed()
+
+    async def wait(self, step: str) -> None:
+        """Return when the message that ends this step has come."""
+        waiter = self.waiters[step] = asyncio.get_running_loop().create_future()
+        self.changed()
+        try:
+            await waiter
+        finally:
+            del self.waiters[step]
+
+    def changed(self) -> None:
+        """Tell the runtime whether this work holds a slot."""
+        self.cell.runtime.busy_changed(self.cell)
+
+    # -- messages for the task at work ---------------------------------------------------------------------------
+
+    def receive(self, message: Message, settle: Callable[[], None]) -> None:
+        """Record a message for this task, and wake the step that waits for it."""
+        if message.kind == "cancel":
+            self.cancel(str(value_of(message.parts[0])) if message.parts else "", message.id, settle)
+        elif message.step is not None:
+            self._receive_answer(message, message.step, settle)
+        else:
+            self._receive_other(message, settle)
+
+    def _receive_answer(self, message: Message, key: str, settle: Callable[[], None]) -> None:
+        step = self.fold.steps.get(key)
+        if step is None or step.form not in WAITS or step.done:
+            self.cell.discard(message, settle, "nothing waits for it any more")
+            return
+        body: e.Body
+        if message.kind == "timer":
+            body = e.TimerFired(step=key)
+        elif message.error is not None:
+            body = e.QuestionFailed(step=key, error=message.error)
+        else:
+            body = e.QuestionAnswered(step=key, result=_content(message))
+        self.write(body, handles=message.id, then=settle)
+        self._wake(key)
+
+    def _receive_other(self, message: Message, settle: Callable[[], None]) -> None:
+        waits = self.fold.open_steps("wait", "review")
+        key = next(
+            (k for k, s in waits if isinstance(s.request, e.WaitStarted) and s.request.kind == message.kind), None
+        )
+        body = e.MessageReceived(kind=message.kind, sender=message.sender, content=_content(message), step=key)
+        self.write(body, handles=message.id, then=settle)
+        if key is not None:
+            self._wake(key)
+
+    def _wake(self, key: str) -> None:
+        waiter = self.waiters.get(key)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+def _content(message: Message) -> e.Stored:
+    """The content of a message's first part; by reference, where it was too large for the bus."""
+    if message.parts is None:
+        return e.Stored(message=message.id)
+    return inline(part_json(message.parts[0]) if message.parts else b"null")
+
+
+def part_json(part: Part) -> bytes:
+    """A part's content as JSON."""
+    return bytes(part.data) if part.data is not msgspec.UNSET else encode_json(value_of(part))

@@ -1,0 +1,87 @@
+"""Choosing the real parts and putting them together, once a process."""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+
+import msgspec
+
+import projections
+from actors.definition import Definition
+from actors.directory import Directory
+from actors.host import Host, Limits, Parts
+from actors.models import Gateway
+from bus.redis import RedisBus
+from callboard.services import LocalServices
+from callboard.settings import Settings
+from eventstore.leases import PostgresLeases
+from eventstore.store import PostgresEventStore
+from projections.runner import Runner
+from protocols.names import new_id
+
+
+class Stack(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of one process, connected."""
+
+    store: PostgresEventStore
+    leases: PostgresLeases
+    directory: Directory
+    bus: RedisBus
+    runner: Runner
+    settings: Settings
+    process: str
+
+    def host(self, definitions: Mapping[str, Definition]) -> Host:
+        """A host for these roles."""
+        limits = msgspec.convert(self.settings, Limits, from_attributes=True)
+        parts = Parts(
+            store=self.store,
+            leases=self.leases,
+            directory=self.directory,
+            bus=self.bus,
+            pool=self.store.pool,
+            gateway=Gateway(self.settings.model),
+            runner=self.runner,
+        )
+        return Host(parts, definitions, limits, self.process)
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[Settings]:
+    """The settings with the URLs of servers that run: the ones given, or else the local ones, kept up meanwhile."""
+    if settings.database_url and settings.redis_url:
+        yield settings
+        return
+    with LocalServices(settings.home) as urls:
+        yield msgspec.structs.replace(settings, database_url=urls.database_url, redis_url=urls.redis_url)
+
+
+@asynccontextmanager
+async def connected(settings: Settings, name: str) -> AsyncIterator[Stack]:
+    """All parts, connected to the servers that the settings name. `name` tells people which process this is.
+
+    Raises DatabaseUnavailable, RedisUnavailable, WrongEvictionPolicy, SchemaTooNew.
+    """
+    assert settings.database_url
+    assert settings.redis_url
+    process = process_name(name)
+    async with PostgresEventStore.open(settings.database_url) as store:
+        leases = PostgresLeases(store.pool)
+        directory = Directory(leases)
+        await directory.refresh()
+        async with RedisBus.open(settings.redis_url, store.store_id.hex[:12], directory.route) as bus:
+            yield Stack(
+                store=store,
+                leases=leases,
+                directory=directory,
+                bus=bus,
+                runner=Runner(store.pool, store, projections.ALL, process, lease_s=settings.lease_s),
+                settings=settings,
+                process=process,
+            )
+
+
+def process_name(name: str) -> str:
+    """A name for this start of a process, unlike any other: what it is, where it runs, and a piece of an id."""
+    return f"{name}@{socket.gethostname()}-{os.getpid()}-{new_id()[-6:]}"
