@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from actors.directory import Directory, Receiver
 from protocols import events as e
@@ -212,6 +213,6 @@ def _error(event: e.Event, body: e.Body) -> Exception | None:
 
 
 def _result(body: e.Body) -> bytes:
-    if isinstance(body, e.TaskCompleted) and body.result is not None:
+    if isinstance(body, e.TaskCompleted) and body.result is not UNSET:
         return bytes(body.result)
     return b"null"

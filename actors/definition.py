@@ -210,12 +210,13 @@ def _handler(actor: type[Actor], name: str, method: Callable[..., Any]) -> Handl
 
 
 def _input_schema(handlers: Sequence[Handler]) -> bytes | None:
-    """The JSON Schema of everything that the handlers take; None where one takes any message."""
+    """The JSON Schema (2020-12) of everything that the handlers take; None where one takes any message."""
     payloads = [h.payload for h in handlers]
     if any(p is Any or p is Message for p in payloads):
         return None
     schemas, components = msgspec.json.schema_components(payloads, ref_template="#/$defs/{name}")
-    return msgspec.json.encode({"anyOf": list(schemas), "$defs": components})
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": list(schemas)}
+    return msgspec.json.encode({**schema, "$defs": components})
 
 
 def _type_name(message: Message) -> str | None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET
 
 from actors.context import Context
 from actors.definition import Definition, Handoff
@@ -168,7 +169,7 @@ class Work:
         if stored.message is not None:
             message = await store.message(stored.message)
             return part_json(message.parts[0]) if message.parts else b"null"
-        return bytes(stored.inline or b"null")
+        return b"null" if stored.inline is UNSET else bytes(stored.inline)
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -375,4 +376,4 @@ def _content(message: Message) -> e.Stored:
 
 def part_json(part: Part) -> bytes:
     """A part's content as JSON."""
-    return bytes(part.data) if part.data is not msgspec.UNSET else encode_json(value_of(part))
+    return bytes(part.data) if part.data is not UNSET else encode_json(value_of(part))

@@ -166,7 +166,7 @@ def _nothing(_fact: Fact) -> str:
 def _size(value: Stored) -> str:
     if value.blob is not None:
         return f"blob {value.blob[:12]}"
-    return f"{len(bytes(value.inline or b''))} bytes"
+    return f"{len(bytes(value.inline))} bytes"
 
 
 DETAILS: Final[dict[str, Callable[[Fact], str | None]]] = {

@@ -23,7 +23,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from protocols.a2a import Artifact
 from protocols.messages import ErrorInfo, Kind, Message
@@ -77,7 +77,7 @@ class Body(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class Stored(Struct, frozen=True, omit_defaults=True):
     """A value that a step gave: in the event, or, above `MAX_INLINE_BYTES`, where it stands already or in a blob."""
 
-    inline: Raw | None = None
+    inline: Raw | UnsetType = UNSET
     blob: str | None = None
     message: str | None = None  # the id of the message whose first part it is
 
@@ -135,7 +135,7 @@ class TaskCompleted(Body, frozen=True):
     """The handler returned. If someone asked, the result is in the reply, `meta.sends`, and not here."""
 
     TYPE = "task.completed"
-    result: Raw | None = None
+    result: Raw | UnsetType = UNSET
 
 
 class TaskFailed(Body, frozen=True):
