@@ -1,0 +1,105 @@
+"""What the tests of the bus share: messages, and a process that owns partitions."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from uuid import uuid4
+
+import anyio
+
+from protocols.messages import Message, part_of
+from protocols.names import partition_of
+from protocols.ports import Bus, Consumer, Delivery, Lease, Undecodable
+
+DEADLINE_S = 10.0
+
+_numbers = count(1)
+
+
+def message(key: str = "k", *, role: str = "writer", text: str = "hello") -> Message:
+    """A message with an id of its own; ids rise in the order of creation."""
+    return Message(
+        kind="assign",
+        to=f"{role}/{key}",
+        sender="run/r",
+        run="r",
+        task="t",
+        id=f"run/r@{next(_numbers)}.0",
+        parts=(part_of(text),),
+    )
+
+
+def key_on(partition: int, partitions: int, number: int = 0) -> str:
+    """A key whose messages go to this partition."""
+    keys = (f"k{index}" for index in count())
+    on_it = (key for key in keys if partition_of(key, partitions) == partition)
+    return next(key for index, key in enumerate(on_it) if index == number)
+
+
+async def eventually(condition: Callable[[], bool], within_s: float = DEADLINE_S) -> None:
+    """Return when the condition holds; fails after the deadline."""
+    with anyio.fail_after(within_s):
+        while not condition():  # noqa: ASYNC110 - what it waits for tells nobody
+            await anyio.sleep(0.001)
+
+
+async def backlog(bus: Bus, role: str = "writer") -> int:
+    """The unsettled entries of a role."""
+    return sum((await bus.backlog(role)).values())
+
+
+async def backlog_becomes(bus: Bus, expected: int) -> None:
+    """Return when the role has so many unsettled entries; fails after the deadline."""
+    with anyio.fail_after(DEADLINE_S):
+        while await backlog(bus) != expected:  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+
+
+class Owner:
+    """A process that notes what is delivered to it; `settles` at once what it is told to."""
+
+    def __init__(self, bus: Bus, *, slots: int = 1000, settles: Callable[[Delivery], bool] = lambda _: False) -> None:
+        self.deliveries: list[Delivery] = []
+        self.undecodable: list[Undecodable] = []
+        self.slots = slots  # free for deliveries
+        self._settles = settles
+        self.process = f"process-{uuid4().hex}"
+        self.consumer: Consumer = bus.consumer(self.process, self._deliver, self.undecodable.append, lambda: self.slots)
+
+    @property
+    def ids(self) -> list[str]:
+        return [delivery.message.id for delivery in self.deliveries]
+
+    def _deliver(self, delivery: Delivery) -> None:
+        assert self.slots > 0, "delivered without capacity"
+        self.deliveries.append(delivery)
+        self.slots -= 1
+        if self._settles(delivery):
+            self.settle(delivery)
+
+    def settle(self, *deliveries: Delivery | Undecodable) -> None:
+        for delivery in deliveries:
+            self.consumer.settle(delivery)
+            self.slots += 1
+        self.consumer.wake()
+
+    async def has(self, number: int) -> None:
+        """Return when so many messages were delivered."""
+        await eventually(lambda: len(self.deliveries) >= number)
+
+
+@asynccontextmanager
+async def owner(
+    bus: Bus, *leases: Lease, slots: int = 1000, settles: Callable[[Delivery], bool] = lambda _: False
+) -> AsyncIterator[Owner]:
+    """An Owner that has taken these leases."""
+    it = Owner(bus, slots=slots, settles=settles)
+    async with it.consumer:
+        for lease in leases:
+            await it.consumer.take(lease)
+        yield it
+
+
+def always(_: Delivery) -> bool:
+    """For `settles`: everything."""
+    return True

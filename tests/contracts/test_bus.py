@@ -1,0 +1,501 @@
+"""What every bus does, in memory and on Redis."""
+
+import logging
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import uuid4
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bus.keys import stream_key
+from bus.link import Link, pack
+from bus.memory import MemoryBus
+from bus.redis import RedisBus
+from protocols.errors import UnknownRole
+from protocols.messages import MAX_INLINE_BYTES
+from protocols.names import partition_of
+from protocols.ports import Bus, Lease, Route
+from tests.bus_kit import Owner, always, backlog, backlog_becomes, eventually, key_on, message, owner
+
+PARTITIONS = 4
+ROUTES = {"writer": Route("writer", PARTITIONS)}
+
+FIRST = Lease("writer", 0, 1)
+SECOND = Lease("writer", 0, 2)
+ON_0 = key_on(0, PARTITIONS)
+
+
+@dataclass(frozen=True)
+class World:
+    """One store's bus as two processes see it, and a way to put any bytes on a partition."""
+
+    bus: Bus
+    other: Bus
+    put: Callable[[int, bytes], Awaitable[None]]
+
+
+@asynccontextmanager
+async def in_memory() -> AsyncIterator[World]:
+    bus = MemoryBus(ROUTES.get)
+
+    async def put(partition: int, content: bytes) -> None:
+        bus.add("writer", partition, content)
+
+    yield World(bus, bus, put)
+
+
+@asynccontextmanager
+async def on_redis(url: str) -> AsyncIterator[World]:
+    namespace = uuid4().hex
+    streams = [stream_key(namespace, ROUTES["writer"], partition) for partition in range(PARTITIONS)]
+    link = Link(url, timeout_s=5)
+
+    async def put(partition: int, content: bytes) -> None:
+        await link.call([pack("XADD", streams[partition], "*", "m", content)])
+
+    try:
+        async with (
+            RedisBus.open(url, namespace, ROUTES.get) as bus,
+            RedisBus.open(url, namespace, ROUTES.get) as other,
+        ):
+            yield World(bus, other, put)
+    finally:
+        await link.call([pack("DEL", *streams, *(f"{stream}:epoch" for stream in streams))])
+        await link.close()
+
+
+@pytest.fixture
+def redis_url() -> str:
+    return os.environ["CALLBOARD_TEST_REDIS_URL"]
+
+
+@pytest.fixture(params=["memory", "redis"])
+def make_world(request: pytest.FixtureRequest) -> Callable[[], "object"]:
+    if request.param == "memory":
+        return in_memory
+    url = request.getfixturevalue("redis_url")
+    return lambda: on_redis(url)
+
+
+@pytest.fixture
+async def world(make_world: Callable[[], "object"]) -> AsyncIterator[World]:
+    async with make_world() as world:  # type: ignore[attr-defined]
+        yield world
+
+
+# -- publish and deliver
+
+
+async def test_messages_come_in_the_order_of_their_partition(world: World) -> None:
+    messages = [message(f"k{number % 23}") for number in range(500)]
+    leases = [Lease("writer", partition, 1) for partition in range(PARTITIONS)]
+    async with owner(world.bus, *leases) as it:
+        for start in range(0, 500, 50):
+            world.other.publish(messages[start : start + 50])
+        await it.has(500)
+        for lease in leases:
+            sent = [m.id for m in messages if partition_of(m.key, PARTITIONS) == lease.partition]
+            assert [d.message.id for d in it.deliveries if d.lease == lease] == sent
+
+
+async def test_a_message_arrives_as_it_was_sent(world: World) -> None:
+    sent = message(ON_0, text="été\n")
+    async with owner(world.bus, FIRST) as it:
+        world.other.publish([sent])
+        await it.has(1)
+        assert it.deliveries[0].message == sent
+        assert it.deliveries[0].lease == FIRST
+
+
+async def test_a_large_message_comes_without_its_parts(world: World) -> None:
+    async with owner(world.bus, FIRST) as it:
+        world.bus.publish([message(ON_0, text="x" * MAX_INLINE_BYTES)])
+        await it.has(1)
+        assert it.deliveries[0].message.parts is None
+
+
+async def test_what_was_there_before_the_takeover_is_not_fresh_and_what_comes_later_is(world: World) -> None:
+    world.bus.publish([message(ON_0), message(ON_0)])
+    await world.bus.flush()
+    async with owner(world.bus, FIRST) as it:
+        await it.has(2)
+        world.bus.publish([message(ON_0)])
+        await it.has(3)
+        assert [delivery.fresh for delivery in it.deliveries] == [False, False, True]
+
+
+async def test_what_is_published_again_is_not_fresh(world: World) -> None:
+    async with owner(world.bus, FIRST) as it:
+        world.bus.publish([message(ON_0)], again=True)
+        world.bus.publish([message(ON_0)])
+        await it.has(2)
+        assert [delivery.fresh for delivery in it.deliveries] == [False, True]
+
+
+async def test_a_message_to_an_unknown_role_is_dropped_with_a_word_and_the_others_arrive(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost, kept = message(role="nobody", text="secret"), message(ON_0)
+    with caplog.at_level(logging.WARNING):
+        world.bus.publish([lost, kept])
+    assert lost.id in caplog.text
+    assert "secret" not in caplog.text
+    async with owner(world.bus, FIRST) as it:
+        await it.has(1)
+        assert it.ids == [kept.id]
+    assert await world.bus.backlog("nobody") == {}
+    assert await world.bus.waiting("nobody", 0) == set()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"null",
+        b'{"kind":"assign","to":"\xff"}',
+        b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"kind":"assign","to":"writer/k","sender":"run/r","run":"r","task":"t","parts":[{}]}',
+    ],
+    ids=["empty", "not text", "not an object", "bad UTF-8", "too deep", "bad part"],
+)
+async def test_what_is_no_message_is_handed_over_as_it_is_and_can_be_settled(world: World, content: bytes) -> None:
+    before, after = message(ON_0), message(ON_0)
+    async with owner(world.bus, FIRST) as it:
+        world.bus.publish([before])
+        await world.bus.flush()
+        await world.put(0, content)
+        world.bus.publish([after])
+        await it.has(2)
+        assert it.ids == [before.id, after.id]
+        (culprit,) = it.undecodable
+        assert (culprit.role, culprit.lease, culprit.content) == ("writer", FIRST, content)
+        assert culprit.reason
+        assert await world.bus.waiting("writer", 0) == {before.id, after.id}
+        it.settle(culprit, *it.deliveries)
+        await backlog_becomes(world.bus, 0)
+
+
+# -- settle
+
+
+async def test_the_backlog_is_what_nobody_has_settled(world: World) -> None:
+    messages = [message(ON_0) for _ in range(5)]
+    async with owner(world.bus, FIRST) as it:
+        world.bus.publish(messages)
+        await it.has(5)
+        assert await world.bus.backlog("writer") == {0: 5, 1: 0, 2: 0, 3: 0}
+        assert await world.bus.waiting("writer", 0) == {m.id for m in messages}
+        it.settle(it.deliveries[0], it.deliveries[3])
+        await backlog_becomes(world.bus, 3)
+        assert await world.bus.waiting("writer", 0) == {messages[index].id for index in (1, 2, 4)}
+        it.settle(*(it.deliveries[index] for index in (1, 2, 4)))
+        await backlog_becomes(world.bus, 0)
+
+
+async def test_unsettled_messages_come_again_to_the_next_owner_in_order(world: World) -> None:
+    messages = [message(ON_0) for _ in range(10)]
+    async with owner(world.bus, FIRST) as former:
+        world.bus.publish(messages)
+        await former.has(10)
+        former.settle(*former.deliveries[::3])
+        await backlog_becomes(world.bus, 6)
+    async with owner(world.other, SECOND) as it:
+        later = message(ON_0)
+        world.bus.publish([later])
+        await it.has(7)
+        assert it.ids == [m.id for index, m in enumerate(messages) if index % 3] + [later.id]
+        assert [delivery.fresh for delivery in it.deliveries] == [False] * 6 + [True]
+
+
+async def test_a_former_owner_settles_nothing(world: World) -> None:
+    world.bus.publish([message(ON_0)])
+    await world.bus.flush()
+    async with owner(world.bus, FIRST) as stalled:
+        await stalled.has(1)
+        async with owner(world.other, SECOND) as it:
+            await it.has(1)
+            stalled.settle(*stalled.deliveries)
+            other_key = key_on(1, PARTITIONS)  # the same process settles elsewhere, after that
+            await stalled.consumer.take(Lease("writer", 1, 1))
+            world.bus.publish([message(other_key)])
+            await stalled.has(2)
+            stalled.settle(stalled.deliveries[1])
+            await backlog_becomes(world.bus, 1)
+            assert await world.bus.waiting("writer", 0) == {it.ids[0]}
+            it.settle(*it.deliveries)
+            await backlog_becomes(world.bus, 0)
+
+
+async def test_a_former_owner_gets_nothing_more(world: World) -> None:
+    async with owner(world.bus, FIRST) as stalled, owner(world.other, SECOND) as it:
+        world.bus.publish([message(ON_0) for _ in range(20)])
+        await it.has(20)
+        assert stalled.deliveries == []
+
+
+async def test_a_delivery_of_a_former_lease_settles_nothing_in_the_same_process(world: World) -> None:
+    async with owner(world.bus, FIRST) as it:
+        world.bus.publish([message(ON_0)])
+        await it.has(1)
+        await it.consumer.drop(FIRST)
+        await it.consumer.take(SECOND)
+        await it.has(2)
+        assert it.ids == [it.ids[0]] * 2
+        it.settle(it.deliveries[0])
+        world.bus.publish([message(ON_0)])
+        await it.has(3)
+        it.settle(it.deliveries[2])
+        await backlog_becomes(world.bus, 1)
+        it.settle(it.deliveries[1])
+        await backlog_becomes(world.bus, 0)
+
+
+async def test_settling_twice_is_settling_once(world: World) -> None:
+    async with owner(world.bus, FIRST) as it:
+        world.bus.publish([message(ON_0), message(ON_0)])
+        await it.has(2)
+        it.settle(it.deliveries[0], it.deliveries[0])
+        await backlog_becomes(world.bus, 1)
+        it.settle(it.deliveries[1])
+        await backlog_becomes(world.bus, 0)
+
+
+# -- take and drop
+
+
+async def test_a_lower_epoch_can_not_take_a_partition(world: World) -> None:
+    async with owner(world.bus, SECOND) as it, owner(world.other, FIRST) as late:
+        world.bus.publish([message(ON_0) for _ in range(20)])
+        await it.has(20)
+        assert late.deliveries == []
+
+
+async def test_taking_again_with_the_same_lease_repeats_nothing(world: World) -> None:
+    async with owner(world.bus, FIRST) as it:
+        world.bus.publish([message(ON_0)])
+        await it.has(1)
+        await it.consumer.take(FIRST)
+        world.bus.publish([message(ON_0)])
+        await it.has(2)
+        assert len(set(it.ids)) == 2
+
+
+async def test_a_dropped_partition_delivers_nothing_more_and_the_rest_goes_to_the_next_owner(world: World) -> None:
+    leases = [FIRST, Lease("writer", 1, 1)]
+    async with owner(world.bus, *leases) as former:
+        world.bus.publish([message(ON_0) for _ in range(3)])
+        await former.has(3)
+        await former.consumer.drop(FIRST)
+        former.settle(former.deliveries[0])  # nobody has taken the partition yet: this counts
+        world.bus.publish([message(ON_0) for _ in range(3)])
+        world.bus.publish([message(key_on(1, PARTITIONS))])
+        await former.has(4)
+        assert [delivery.lease.partition for delivery in former.deliveries] == [0, 0, 0, 1]
+        await backlog_becomes(world.bus, 6)
+        async with owner(world.other, SECOND) as it:
+            await it.has(5)
+            assert it.ids[:2] == former.ids[1:3]
+
+
+async def test_a_partition_taken_while_a_read_is_blocked_is_read_at_once(world: World) -> None:
+    async with owner(world.bus, FIRST) as it:
+        world.bus.publish([message(ON_0)])
+        await it.has(1)  # now it waits for more
+        world.bus.publish([message(key_on(1, PARTITIONS))])
+        with anyio.fail_after(1):
+            await it.consumer.take(Lease("writer", 1, 1))
+            await it.has(2)
+
+
+async def test_a_partition_of_an_unknown_role_can_not_be_taken(world: World) -> None:
+    async with owner(world.bus) as it:
+        with pytest.raises(UnknownRole):
+            await it.consumer.take(Lease("nobody", 0, 1))
+
+
+# -- capacity
+
+
+async def test_no_more_is_delivered_than_there_is_capacity_for(world: World) -> None:
+    leases = [Lease("writer", partition, 1) for partition in range(PARTITIONS)]
+    async with owner(world.bus, *leases, slots=3) as it:  # it asserts at each delivery that a slot is free
+        world.bus.publish([message(f"k{number}") for number in range(50)])
+        settled = 0
+        while settled < 50:
+            await it.has(settled + 1)
+            batch = it.deliveries[settled:]
+            it.settle(*batch)
+            settled += len(batch)
+        await backlog_becomes(world.bus, 0)
+
+
+async def test_a_consumer_without_capacity_goes_on_when_it_is_woken(world: World) -> None:
+    async with owner(world.bus, FIRST, slots=0) as it:
+        world.bus.publish([message(ON_0)])
+        await backlog_becomes(world.bus, 1)
+        it.slots = 1
+        with anyio.fail_after(0.5):
+            it.consumer.wake()
+            await it.has(1)
+
+
+async def test_what_is_held_back_when_a_partition_moves_comes_to_its_next_owner_once(world: World) -> None:
+    leases = [Lease("writer", partition, 1) for partition in range(PARTITIONS)]
+    messages = [message(key_on(partition, PARTITIONS)) for partition in range(PARTITIONS)]
+    async with owner(world.bus, *leases, slots=1) as former:
+        world.bus.publish(messages)
+        await former.has(1)
+        for lease in leases:
+            await former.consumer.drop(lease)
+        former.slots = 10
+        former.consumer.wake()
+        async with owner(world.other, *(Lease("writer", partition, 2) for partition in range(PARTITIONS))) as it:
+            await it.has(PARTITIONS)
+            assert sorted(it.ids) == sorted(m.id for m in messages)
+        assert len(former.deliveries) == 1
+
+
+# -- leaving
+
+
+async def test_leaving_under_load_strands_nothing(world: World) -> None:
+    published: list[str] = []
+    settled: list[str] = []
+
+    async def load() -> None:
+        while True:
+            room = 200 - (len(published) - len(settled))
+            batch = [message(ON_0) for _ in range(min(room, random.randint(1, 20)))]
+            world.other.publish(batch)
+            await world.other.flush()
+            published.extend(m.id for m in batch)
+            await anyio.lowlevel.checkpoint()
+
+    stops = 300
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(load)
+        for epoch in range(1, stops + 1):
+            async with owner(world.bus, Lease("writer", 0, epoch)) as it:
+                await it.has(random.randint(0, 5))
+                mine = it.deliveries[: random.randint(0, 10)]
+                it.settle(*mine)
+                settled.extend(delivery.message.id for delivery in mine)
+        tasks.cancel_scope.cancel()
+    await world.other.flush()
+    async with owner(world.bus, Lease("writer", 0, stops + 1), settles=always) as last:
+        await backlog_becomes(world.bus, 0)
+        everything = settled + last.ids
+    assert len(everything) == len(set(everything)), "what was settled came again"
+    assert set(published) <= set(everything)
+
+
+async def test_what_was_settled_before_leaving_does_not_come_again(world: World) -> None:
+    world.bus.publish([message(ON_0) for _ in range(100)])
+    await world.bus.flush()
+    async with owner(world.bus, FIRST) as it:
+        await it.has(100)
+        it.settle(*it.deliveries[:99])
+    assert await backlog(world.bus) == 1
+
+
+async def test_leaving_a_blocked_read_takes_no_time(world: World) -> None:
+    async with owner(world.bus, FIRST) as it:
+        world.bus.publish([message(ON_0)])
+        await it.has(1)
+        began = anyio.current_time()
+    assert anyio.current_time() - began < 1
+
+
+async def test_an_error_in_the_block_comes_out_as_it_is(world: World) -> None:
+    with pytest.raises(LookupError, match="mine"):
+        async with owner(world.bus, FIRST):
+            raise LookupError("mine")
+
+
+async def test_an_error_in_deliver_ends_the_block(world: World) -> None:
+    def deliver(_: object) -> None:
+        raise LookupError("mine")
+
+    consumer = world.bus.consumer("p", deliver, deliver, lambda: 1)
+    with pytest.raises(LookupError, match="mine"):  # noqa: PT012
+        async with consumer:
+            await consumer.take(FIRST)
+            world.bus.publish([message(ON_0)])
+            await anyio.sleep_forever()
+
+
+async def test_a_cancellation_passes(world: World) -> None:
+    passed = False
+    with anyio.move_on_after(10) as scope:
+        async with owner(world.bus, FIRST):
+            scope.cancel()
+            await anyio.sleep_forever()
+        passed = True
+    assert not passed
+    assert scope.cancelled_caught
+
+
+async def test_a_consumer_tells_its_counts(world: World) -> None:
+    async with owner(world.bus, FIRST, Lease("writer", 1, 1)) as it:
+        world.bus.publish([message(ON_0) for _ in range(3)])
+        await it.has(3)
+        it.settle(it.deliveries[0])
+        assert "partitions=2 in_flight=2 forgotten=0" in repr(it.consumer)
+
+
+# -- any history
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("publish"), st.integers(1, 5)),
+        st.tuples(st.just("take"), st.integers(0, 1)),
+        st.tuples(st.just("drop"), st.integers(0, 1)),
+        st.tuples(st.just("settle"), st.integers(0, 9)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(operations=OPERATIONS)
+async def test_after_any_history_the_next_owner_gets_what_is_unsettled_in_order(
+    make_world: Callable[[], "object"], operations: list[tuple[str, int]]
+) -> None:
+    async with make_world() as world:  # type: ignore[attr-defined]
+        owners = [Owner(world.bus), Owner(world.other)]
+        epoch, holder, lease = 0, None, FIRST
+        unsettled: list[str] = []
+        async with owners[0].consumer, owners[1].consumer:
+            for operation, number in operations:
+                if operation == "publish":
+                    batch = [message(ON_0) for _ in range(number)]
+                    world.bus.publish(batch)
+                    await world.bus.flush()
+                    unsettled.extend(m.id for m in batch)
+                elif operation == "take":
+                    epoch += 1
+                    holder, lease = owners[number], Lease("writer", 0, epoch)
+                    holder.deliveries.clear()
+                    await holder.consumer.take(lease)
+                elif operation == "drop":
+                    await owners[number].consumer.drop(lease)
+                    holder = None if holder is owners[number] else holder
+                elif holder is not None and unsettled:
+                    await eventually(lambda it=holder: it.ids[-1:] == unsettled[-1:])
+                    chosen = holder.deliveries.pop(number % len(holder.deliveries))
+                    holder.settle(chosen)
+                    unsettled.remove(chosen.message.id)
+                    await backlog_becomes(world.bus, len(unsettled))
+                if holder is not None and unsettled:
+                    await eventually(lambda it=holder: it.ids == unsettled)
+        async with owner(world.bus, Lease("writer", 0, epoch + 1)) as last:
+            await last.has(len(unsettled))
+            assert last.ids == unsettled
