@@ -8,7 +8,7 @@ create function lock_log() returns head language plpgsql as $$
 declare
     former head;
 begin
-    select * into strict former from head for update;
+    select * into strict former from head where only_row for update;
     perform set_config('idle_in_transaction_session_timeout', '10s', true);
     return former;
 end $$;
@@ -26,14 +26,17 @@ create function append_batch(
 ) returns bigint language plpgsql
 -- Its plans are made while the log is small and are kept while it grows.
 set enable_seqscan = off
+set jit = off
 as $$
 declare
     former head;
     written timestamptz;
+    new_chain bytea;
     count constant bigint := cardinality(streams);
 begin
-    select * into strict former from head for update;
+    select * into strict former from head where only_row for update;
     written := greatest(clock_timestamp(), former.recorded_at);
+    new_chain := sha256(former.chain || digest || int8send(former.position + 1) || timestamptz_send(written));
 
     insert into events (position, recorded_at, stream, version, type, schema_version, data, meta, handles)
     select former.position + row.n, written, row.stream, row.version, row.type, row.schema_version, row.data, row.meta,
@@ -49,13 +52,9 @@ begin
     end if;
 
     insert into commits (first, last, recorded_at, writer, number, digest, chain)
-    values (former.position + 1, former.position + count, written, writer, number, digest,
-            sha256(former.chain || digest || int8send(former.position + 1) || timestamptz_send(written)));
+    values (former.position + 1, former.position + count, written, writer, number, digest, new_chain);
 
-    update head set
-        position = former.position + count,
-        recorded_at = written,
-        chain = sha256(former.chain || digest || int8send(former.position + 1) || timestamptz_send(written));
+    update head set position = former.position + count, recorded_at = written, chain = new_chain where only_row;
 
     return former.position + 1;
 end $$;
