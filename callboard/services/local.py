@@ -71,9 +71,9 @@ class LocalServices:
         private_folder(self.home, account)
         check_reach(self.home, account)
         with self._locked(), ExitStack() as undo:
+            private_folder(self._sockets(account), account)
             undo.callback(self._leave, account)
             self._join()
-            private_folder(self._sockets(account), account)
             postgres, valkey = self._servers(account)
             valkey.start()
             postgres.start()

@@ -29,11 +29,12 @@ SETTINGS: Final = {
     "max_wal_size": "1GB",
     "checkpoint_timeout": "15min",
     "log_checkpoints": "off",
+    "synchronous_commit": "on",
     "jit": "off",  # our queries are short
     "timezone": "UTC",
 }
-DURABLE: Final = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
-NOT_DURABLE: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+DURABLE: Final = {"fsync": "on", "full_page_writes": "on"}
+NOT_DURABLE: Final = {"fsync": "off", "full_page_writes": "off"}
 
 # Protocol 3.0, as pg_isready does it
 _GREETING: Final = struct.pack("!I", 196_608) + f"user\0{USER}\0database\0{DATABASE}\0\0".encode()
@@ -60,10 +61,10 @@ class Postgres(Server):
         pids = (read_pid(data / "postmaster.pid") for data in self._clusters().values())
         return next((pid for pid in pids if pid is not None), None)
 
-    def prepare(self) -> list[str]:
+    def prepare(self, alive: int) -> list[str]:
         binaries, data = self._choose()
         if not data.exists():
-            self._create(binaries, data)
+            self._create(binaries, data, alive)
         self._remove_stale_files(data)
         options = SETTINGS | (DURABLE if self.durable else NOT_DURABLE) | {"unix_socket_directories": str(self.sockets)}
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
@@ -87,7 +88,7 @@ class Postgres(Server):
         reason = f"{self.home} has data of PostgreSQL {max(clusters)}, and only {found[0][0]} was found"
         raise ServicesMissing(self.name, reason, f"PostgreSQL {max(clusters)}, or choose another CALLBOARD_HOME")
 
-    def _create(self, binaries: Path, data: Path) -> None:
+    def _create(self, binaries: Path, data: Path, alive: int) -> None:
         """A new cluster: complete, or not there."""
         new = data.with_suffix(".tmp")
         if new.exists():
@@ -95,9 +96,10 @@ class Postgres(Server):
         options = ["--auth=trust", "--encoding=UTF8", "--locale=C", "--data-checksums", "--no-instructions"]
         if not self.durable:
             options.append("--no-sync")
-        self.run(binaries / "initdb", "-D", new, "-U", USER, *options)
+        self.run(binaries / "initdb", "-D", new, "-U", USER, *options, alive=alive)
         create = f"CREATE DATABASE {DATABASE};\n"
-        self.run(binaries / "postgres", "--single", "-D", new, "-c", "exit_on_error=on", USER, stdin=create)
+        single = ["--single", "-D", str(new), "-c", "exit_on_error=on", USER]
+        self.run(binaries / "postgres", *single, alive=alive, stdin=create)
         new.rename(data)
         folder = os.open(self.home, os.O_RDONLY)
         try:

@@ -56,10 +56,10 @@ class Server(ABC):
         """Whether it takes commands."""
 
     @abstractmethod
-    def prepare(self) -> list[str]:
+    def prepare(self, alive: int) -> list[str]:
         """Make the data ready for a start while nothing of the server is alive; gives the command that starts it.
 
-        Raises ServicesMissing, ServicesFailed.
+        `alive` is the locked file, for `run`. Raises ServicesMissing, ServicesFailed.
         """
 
     @abstractmethod
@@ -95,10 +95,14 @@ class Server(ABC):
         """The error for this server."""
         return ServicesFailed(self.name, reason, str(self.log))
 
-    def run(self, *command: str | Path, stdin: str = "") -> None:
-        """Run a command as the server's user, to its end; raises ServicesFailed."""
+    def run(self, *command: str | Path, alive: int, stdin: str = "") -> None:
+        """Run a command on the server's data, to its end; raises ServicesFailed.
+
+        It holds `alive` like the server itself: if this process is killed, the next one waits for the command's end.
+        """
         done = subprocess.run(  # noqa: S603
             [*self.account.prefix, *command],
+            pass_fds=[alive],
             input=stdin,
             capture_output=True,
             text=True,
@@ -113,7 +117,7 @@ class Server(ABC):
     def _launch(self) -> int:
         """Start the server; gives the length of its log before."""
         with self._held_alive() as held:
-            command = self.prepare()
+            command = self.prepare(held.fileno())
             if self.log.exists() and self.log.stat().st_size > MAX_LOG_BYTES:
                 self.log.replace(self.log.with_suffix(".old.log"))
             log.info("starting %s in %s", self.name, self.home)

@@ -36,7 +36,7 @@ class Valkey(Server):
     def pid(self) -> int | None:
         return read_pid(self.home / "valkey.pid")
 
-    def prepare(self) -> list[str]:
+    def prepare(self, alive: int) -> list[str]:  # noqa: ARG002
         program = find_program()
         if program is None:
             reason = f"neither the wheel {WHEEL} nor {' or '.join(PROGRAMS)} was found"
