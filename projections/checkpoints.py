@@ -8,7 +8,7 @@ and was replaced changes nothing any more; and the time is the database's own.
 from collections.abc import Sequence
 from typing import Final
 
-from asyncpg import Connection, Pool
+from asyncpg import Connection, Pool, UndefinedTableError
 from msgspec import Struct
 
 from projections.base import Database, Projection
@@ -92,11 +92,14 @@ async def reset_lease(connection: Connection) -> None:
 
 
 async def reached(database: Database, projections: Sequence[Projection], position: int) -> bool:
-    """Whether all of these projections have come to a position."""
+    """Whether all of these projections have come to a position; False before `prepare`."""
     names = [projection.name for projection in projections]
-    count: int = await database.fetchval(
-        "select count(*) from projections where name = any($1) and position >= $2", names, position
-    )
+    try:
+        count: int = await database.fetchval(
+            "select count(*) from projections where name = any($1) and position >= $2", names, position
+        )
+    except UndefinedTableError:
+        return False
     return count == len(names)
 
 
