@@ -1,10 +1,9 @@
 """What every bus does, in memory and on Redis."""
 
 import logging
-import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -41,6 +40,9 @@ class World:
     put: Callable[[int, bytes], Awaitable[None]]
 
 
+MakeWorld = Callable[[], AbstractAsyncContextManager[World]]
+
+
 @asynccontextmanager
 async def in_memory() -> AsyncIterator[World]:
     bus = MemoryBus(ROUTES.get)
@@ -71,13 +73,8 @@ async def on_redis(url: str) -> AsyncIterator[World]:
         await link.close()
 
 
-@pytest.fixture
-def redis_url() -> str:
-    return os.environ["CALLBOARD_TEST_REDIS_URL"]
-
-
 @pytest.fixture(params=["memory", "redis"])
-def make_world(request: pytest.FixtureRequest) -> Callable[[], "object"]:
+def make_world(request: pytest.FixtureRequest) -> MakeWorld:
     if request.param == "memory":
         return in_memory
     url = request.getfixturevalue("redis_url")
@@ -85,8 +82,8 @@ def make_world(request: pytest.FixtureRequest) -> Callable[[], "object"]:
 
 
 @pytest.fixture
-async def world(make_world: Callable[[], "object"]) -> AsyncIterator[World]:
-    async with make_world() as world:  # type: ignore[attr-defined]
+async def world(make_world: MakeWorld) -> AsyncIterator[World]:
+    async with make_world() as world:
         yield world
 
 
@@ -467,9 +464,9 @@ OPERATIONS = st.lists(
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=OPERATIONS)
 async def test_after_any_history_the_next_owner_gets_what_is_unsettled_in_order(
-    make_world: Callable[[], "object"], operations: list[tuple[str, int]]
+    make_world: MakeWorld, operations: list[tuple[str, int]]
 ) -> None:
-    async with make_world() as world:  # type: ignore[attr-defined]
+    async with make_world() as world:
         owners = [Owner(world.bus), Owner(world.other)]
         epoch, holder, lease = 0, None, FIRST
         unsettled: list[str] = []
