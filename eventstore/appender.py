@@ -16,7 +16,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import uuid4
 
 import asyncpg
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 MAX_BATCH_EVENTS: Final = 2_000
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+MAX_KNOWN_STREAMS: Final = 10_000
 ATTEMPT_S: Final = 5.0  # a server that is silent for so long is taken for gone
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
@@ -53,59 +54,32 @@ _HEADS = """
 _HANDLED = "select handles from events where handles = any($1::text[]) and handles is not null"
 
 
-class Waiting(NamedTuple):
-    """An append, and who waits for it."""
-
-    append: Append
-    outcome: asyncio.Future[Appended]
-
-
-class Placed(NamedTuple):
-    """An append that is to be written, and the version that it follows."""
-
-    waiting: Waiting
-    after: int
-
-
 class Batch:
     """Appends that are written together, and what was last decided on them."""
 
-    __slots__ = ("careful", "number", "placed", "refused", "waiting")
+    __slots__ = ("appends", "careful", "number", "placed", "refused")
 
-    def __init__(self, number: int, waiting: Sequence[Waiting]) -> None:
+    def __init__(self, number: int, appends: Sequence[Append]) -> None:
         self.number = number
-        self.waiting = waiting
-        self.placed: list[Placed] = []
-        self.refused: list[tuple[Waiting, AppendRefused]] = []
+        self.appends = appends
+        self.placed: list[tuple[Append, int]] = []  # each with the version that it follows
+        self.refused: list[tuple[Append, AppendRefused]] = []
         self.careful = False
-        for each in waiting:
-            after = each.append.stated_version
+        for append in appends:
+            after = append.stated_version
             if after is None:
                 self.careful = True
                 break
-            self.placed.append(Placed(each, after))
+            self.placed.append((append, after))
 
     def decide(self, heads: dict[str, int], handled: set[str]) -> None:
         """Place or refuse each append, given where the log stands."""
         self.placed, self.refused = [], []
-        for each in self.waiting:
+        for append in self.appends:
             try:
-                self.placed.append(Placed(each, admit(each.append, heads, handled)))
+                self.placed.append((append, admit(append, heads, handled)))
             except AppendRefused as refusal:
-                self.refused.append((each, refusal))
-
-    def settle(self, first: int) -> int:
-        """Tell everybody who waits. Gives the position of the last event, 0 if all were refused."""
-        position = first - 1 if self.placed else 0
-        for (append, outcome), after in self.placed:
-            count = len(append.events)
-            position += count
-            if not outcome.done():  # its caller may have been cancelled
-                outcome.set_result(Appended(after + count, position))
-        for (_, outcome), refusal in self.refused:
-            if not outcome.done():
-                outcome.set_exception(refusal)
-        return position
+                self.refused.append((append, refusal))
 
 
 class Appender:
@@ -116,12 +90,13 @@ class Appender:
         self._pooled = pooled
         self._retry_s = retry_s
         self._writer = uuid4()
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[Append] = deque()
         self._work = asyncio.Event()
         self._connection: asyncpg.Connection | None = None
         self._closing = False
         self._number = 0
-        self._at_work: Sequence[Waiting] = ()
+        self._at_work: Sequence[Append] = ()
+        self._written: dict[str, int] = {}  # the versions that streams have at least
         self.batches = 0  # committed
 
     def __repr__(self) -> str:
@@ -134,13 +109,13 @@ class Appender:
 
     def append(self, append: Append) -> asyncio.Future[Appended]:
         """Queue an append."""
-        outcome: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        append.outcome = asyncio.get_running_loop().create_future()
         if self._closing:
-            outcome.set_exception(StoreUnavailable("it is closed"))
-            return outcome
-        self._waiting.append(Waiting(append, outcome))
-        self._work.set()
-        return outcome
+            append.outcome.set_exception(StoreUnavailable("it is closed"))
+        else:
+            self._waiting.append(append)
+            self._work.set()
+        return append.outcome
 
     @asynccontextmanager
     async def running(self, on_commit: Callable[[int], None]) -> AsyncIterator[None]:
@@ -183,19 +158,17 @@ class Appender:
         self._number += 1
         return self._number
 
-    def _take(self) -> list[Waiting]:
+    def _take(self) -> list[Append]:
         """The next batch: at least one append, and at most what the bounds allow."""
-        taken: list[Waiting] = []
+        taken: list[Append] = []
         events = size = 0
         while self._waiting:
-            append, outcome = self._waiting[0]
+            append = self._waiting[0]
             events += len(append.events)
             size += append.size
             if taken and (events > MAX_BATCH_EVENTS or size > MAX_BATCH_BYTES):
                 break
-            self._waiting.popleft()
-            if not outcome.done():
-                taken.append(Waiting(append, outcome))
+            taken.append(self._waiting.popleft())
         return taken
 
     async def _write(self, batch: Batch) -> int:
@@ -205,11 +178,11 @@ class Appender:
         """
         deadline = asyncio.get_running_loop().time() + self._retry_s
         pause = FIRST_PAUSE_S
-        while batch.waiting:
+        while batch.appends:
             try:
                 async with asyncio.timeout(ATTEMPT_S):
                     first = await self._attempt(batch)
-                return batch.settle(first)
+                return self._settle(batch, first)
             except BAD_DATA as error:
                 if batch.careful or not isinstance(error, asyncpg.UniqueViolationError):
                     return await self._isolate(batch, error)
@@ -221,7 +194,7 @@ class Appender:
                 batch.careful = True
                 if asyncio.get_running_loop().time() + pause > deadline:
                     # Also those that wait for the next batch have waited long enough.
-                    self._fail(batch.waiting, reason)
+                    self._fail(batch.appends, reason)
                     self._fail(self._waiting, reason)
                     break
                 await asyncio.sleep(pause)
@@ -239,8 +212,8 @@ class Appender:
             written: int | None = await self._connection.fetchval(_WRITTEN, self._writer, batch.number)
             if written is not None:
                 return written
-            streams = list({each.append.stream for each in batch.waiting})
-            closes = [event[-1] for each in batch.waiting for event in each.append.events if event[-1] is not None]
+            streams = list({each.stream for each in batch.appends})
+            closes = [event[-1] for each in batch.appends for event in each.events if event[-1] is not None]
             heads = {row["stream"]: row["version"] or 0 for row in await self._connection.fetch(_HEADS, streams)}
             handled = {row["handles"] for row in await self._connection.fetch(_HANDLED, closes)}
             batch.decide(heads, handled)
@@ -251,39 +224,53 @@ class Appender:
     async def _send(self, connection: asyncpg.Connection, batch: Batch) -> int:
         """Write the batch as it is placed; gives its first position."""
         rows: list[Row] = []
+        # A version that this process didn't write itself may be ahead of its stream: append_batch looks.
         streams: list[str] = []
         versions: list[int] = []
-        for (append, _), after in batch.placed:
+        for append, after in batch.placed:
             stream = append.stream
+            if after > self._written.get(stream, 0):
+                streams.append(stream)
+                versions.append(after)
             version = after
             for event in append.events:
                 version += 1
                 rows.append((stream, version, *event))
-            if after:
-                streams.append(stream)
-                versions.append(after)
         digest = batch_digest(self._writer, batch.number, rows)
         first: int = await connection.fetchval(
             _APPEND, self._writer, batch.number, digest, *zip(*rows, strict=True), streams, versions
         )
         return first
 
+    def _settle(self, batch: Batch, first: int) -> int:
+        """Tell everybody who waits. Gives the position of the last event, 0 if all were refused."""
+        if len(self._written) > MAX_KNOWN_STREAMS:
+            self._written.clear()
+        position = first - 1
+        for append, after in batch.placed:
+            version = after + len(append.events)
+            position += len(append.events)
+            self._written[append.stream] = version
+            if not append.outcome.done():  # its caller may have been cancelled
+                append.outcome.set_result(Appended(version, position))
+        for append, refusal in batch.refused:
+            refuse(append, refusal)
+        return position if batch.placed else 0
+
     async def _isolate(self, batch: Batch, error: Exception) -> int:
         """Write the halves of a batch by themselves, down to the append that can't be stored."""
-        if len(batch.waiting) == 1:
-            append, outcome = batch.waiting[0]
-            if not outcome.done():
-                outcome.set_exception(BadEvent(append.stream, reason_of(error)))
+        if len(batch.appends) == 1:
+            append = batch.appends[0]
+            refuse(append, BadEvent(append.stream, reason_of(error)))
             return 0
-        middle = len(batch.waiting) // 2
-        halves = batch.waiting[:middle], batch.waiting[middle:]
+        middle = len(batch.appends) // 2
+        halves = batch.appends[:middle], batch.appends[middle:]
         return max([await self._write(Batch(self._next_number(), half)) for half in halves])
 
-    def _fail(self, waiting: Sequence[Waiting] | deque[Waiting], reason: str) -> None:
+    def _fail(self, waiting: Sequence[Append] | deque[Append], reason: str) -> None:
         """Tell everybody that the store did not answer."""
-        for _, outcome in waiting:
-            if not outcome.done():
-                outcome.set_exception(StoreUnavailable(reason))
+        for append in waiting:
+            refuse(append, StoreUnavailable(reason))
         if waiting is self._waiting:
             self._waiting.clear()
 
@@ -292,3 +279,9 @@ class Appender:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
+
+
+def refuse(append: Append, error: AppendRefused | StoreUnavailable) -> None:
+    """Tell whoever still waits for an append that it failed."""
+    if not append.outcome.done():
+        append.outcome.set_exception(error)

@@ -2,8 +2,8 @@
 
     digest = SHA-256 of the MessagePack of [writer, number, [[stream, version, type, schema version, data, meta,
              handles], ...]]
-    chain  = SHA-256 of the former commit's chain, digest, first position (8 bytes, big-endian) and recorded_at
-             (microseconds since 2000-01-01 UTC, 8 bytes, big-endian); computed by append_batch
+    chain  = SHA-256 of the former commit's chain and recorded_at (microseconds since 2000-01-01 UTC, 8 bytes,
+             big-endian), the first position (8 bytes, big-endian) and the digest; computed by append_batch
 
 A writer is one incarnation of a process; with its batch's number no two batches have the same digest.
 """

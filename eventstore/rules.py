@@ -19,7 +19,9 @@ Encoded = tuple[str, int, bytes, bytes, str | None]
 class Append:
     """One call of `EventStore.append`, checked and encoded."""
 
-    __slots__ = ("events", "expected", "size", "stream")
+    __slots__ = ("events", "expected", "outcome", "size", "stream")
+
+    outcome: "asyncio.Future[Appended]"  # who waits for it, where somebody waits
 
     def __init__(self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion) -> None:
         """Raises BadEvent."""

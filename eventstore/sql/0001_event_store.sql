@@ -40,7 +40,7 @@ create table commits (
     writer      uuid not null,            -- one incarnation of a process
     number      bigint not null,          -- counts the batches of that writer
     digest      bytea not null,           -- SHA-256 of the batch as it was sent, see eventstore/chain.py
-    chain       bytea not null,           -- SHA-256 of the former commit's chain, digest, first and recorded_at
+    chain       bytea not null,           -- SHA-256 over the former commit's chain and this digest, see there
     constraint commits_writer_number unique (writer, number)
 );
 

@@ -13,8 +13,8 @@ begin
     return former;
 end $$;
 
--- Write one batch, all or none, and give its first position. The arrays have one element for each event.
--- `expected_*` are the streams, and the versions above 0, that the batch's appends expect.
+-- Write one batch, all or none, and give its first position. The arrays have one element for each event;
+-- `expected_*` are streams, and versions above 0 that they must have reached.
 --
 -- Raises unique_violation if any event can't be appended where it says: its version is taken, the version before
 -- is missing, its message is handled already, or this batch is in the log already.
@@ -24,23 +24,26 @@ create function append_batch(
     handles text[],
     expected_streams text[], expected_versions bigint[]
 ) returns bigint language plpgsql
--- Its plans are made while the log is small and are kept while it grows.
+-- Its plans are made while the log is small, and are kept while it grows.
 set enable_seqscan = off
-set jit = off
 as $$
 declare
-    former head;
-    written timestamptz;
-    new_chain bytea;
     count constant bigint := cardinality(streams);
+    new_head head;
+    former bigint;
 begin
-    select * into strict former from head where only_row for update;
-    written := greatest(clock_timestamp(), former.recorded_at);
-    new_chain := sha256(former.chain || digest || int8send(former.position + 1) || timestamptz_send(written));
+    -- The lock. Whoever waits for it computes anew, on what the writer before has left: so recorded_at is the time
+    -- after the wait, and chain continues the newest one.
+    update head set
+        position = position + count,
+        recorded_at = greatest(recorded_at, clock_timestamp()),
+        chain = sha256(chain || timestamptz_send(recorded_at) || int8send(position + 1) || digest)
+    where only_row returning * into strict new_head;
+    former := new_head.position - count;
 
     insert into events (position, recorded_at, stream, version, type, schema_version, data, meta, handles)
-    select former.position + row.n, written, row.stream, row.version, row.type, row.schema_version, row.data, row.meta,
-           row.handles
+    select former + row.n, new_head.recorded_at, row.stream, row.version, row.type, row.schema_version, row.data,
+           row.meta, row.handles
     from unnest(streams, versions, types, schema_versions, datas, metas, handles)
          with ordinality as row (stream, version, type, schema_version, data, meta, handles, n);
 
@@ -52,9 +55,7 @@ begin
     end if;
 
     insert into commits (first, last, recorded_at, writer, number, digest, chain)
-    values (former.position + 1, former.position + count, written, writer, number, digest, new_chain);
+    values (former + 1, new_head.position, new_head.recorded_at, writer, number, digest, new_head.chain);
 
-    update head set position = former.position + count, recorded_at = written, chain = new_chain where only_row;
-
-    return former.position + 1;
+    return former + 1;
 end $$;
