@@ -36,7 +36,7 @@ create table agents (
 """
 
 
-class AgentRow(Struct):
+class AgentRow(Struct, gc=False):
     """A row, as the fold moves it."""
 
     agent: str

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from asyncpg import Connection
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from projections.base import Database, Fact, Page, Projection, Table, clean
 from protocols import events
@@ -35,7 +35,7 @@ create index audit_by_time on audit using brin (at);
 NOTABLE_MESSAGES: Final = frozenset({"decision", "cancel", "feedback"})
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """One notable event."""
 
     position: int
@@ -164,9 +164,9 @@ def _nothing(_fact: Fact) -> str:
 
 
 def _size(value: Stored) -> str:
-    if value.blob is not None:
-        return f"blob {value.blob[:12]}"
-    return f"{len(bytes(value.inline))} bytes"
+    if value.inline is not UNSET:
+        return f"{len(bytes(value.inline))} bytes"
+    return f"blob {value.blob[:12]}" if value.blob else f"message {value.message}"
 
 
 DETAILS: Final[dict[str, Callable[[Fact], str | None]]] = {

@@ -30,17 +30,12 @@ MAX_TEXT = 1000  # characters of a text from outside, such as an error's message
 EXACT = Context(prec=100, traps=[Inexact, InvalidOperation, Overflow])
 
 
-class Fact:
+class Fact(Struct, gc=False):
     """An event as projections see it: with the messages that it sends, and its body, decoded once when asked for."""
 
-    __slots__ = ("_body", "event", "sends")
-
-    def __init__(self, event: Event) -> None:
-        if event.type not in BODIES:
-            raise UnknownEventType(event.stream, event.version, event.type, event.schema_version)
-        self.event = event
-        self.sends: tuple[Message, ...] = tuple(sent_messages(event)) if event.meta.sends else ()
-        self._body: Any = None
+    event: Event
+    sends: tuple[Message, ...] = ()
+    _body: Any = None
 
     @property
     def body(self) -> Any:
@@ -48,6 +43,13 @@ class Fact:
         if self._body is None:
             self._body = body_of(self.event)
         return self._body
+
+
+def fact_of(event: Event) -> Fact:
+    """An event for projections; raises UnknownEventType."""
+    if event.type not in BODIES:
+        raise UnknownEventType(event.stream, event.version, event.type, event.schema_version)
+    return Fact(event, tuple(sent_messages(event)) if event.meta.sends else ())
 
 
 Page = Sequence[Fact]

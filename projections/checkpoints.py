@@ -130,13 +130,15 @@ async def renew(database: Database, tenure: Tenure, lease_s: float) -> None:
     """Renew the lease, as the first thing in a page's transaction; raises Fenced.
 
     The transaction then commits without waiting for the disk: rows and checkpoint move together, so a crash of the
-    server can only put both back, and the log is the truth.
+    server can only put both back, and the log is the truth. And its statements are planned anew each time: a plan
+    made for a table while it was small would be kept, and scan it when it is large.
     """
-    renewed = await database.fetchval(
+    renewed = await database.fetchrow(
         """
         update projection_lease set expires_at = clock_timestamp() + make_interval(secs => $2)
         where epoch = $1 and owner is not null
-        returning set_config('synchronous_commit', 'off', true)
+        returning set_config('synchronous_commit', 'off', true),
+            set_config('plan_cache_mode', 'force_custom_plan', true)
         """,
         tenure.epoch,
         lease_s,

@@ -45,7 +45,7 @@ Dimension = Literal["role", "agent", "model", "run", "day"]
 DIMENSIONS: Final[tuple[Dimension, ...]] = get_args(Dimension)
 
 
-class CostRow(Struct):
+class CostRow(Struct, gc=False):
     """A row, as the fold adds it up; the first eight fields are its key."""
 
     run: str

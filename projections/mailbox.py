@@ -56,7 +56,7 @@ create table dead_letters (
 """
 
 
-class OpenMessage(Struct, frozen=True):
+class OpenMessage(Struct, frozen=True, gc=False):
     """A message that nobody has handled yet. `id` leads to the whole message (`EventStore.message`)."""
 
     id: str
@@ -73,7 +73,7 @@ class OpenMessage(Struct, frozen=True):
     opened_at: datetime
 
 
-class DeadLetter(Struct, frozen=True):
+class DeadLetter(Struct, frozen=True, gc=False):
     """A message that can't be handled, or bytes that are no message; None where it is not known."""
 
     id: str

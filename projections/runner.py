@@ -18,7 +18,7 @@ from asyncpg import Pool
 
 from eventstore.database import UNAVAILABLE, reason_of
 from projections import checkpoints
-from projections.base import Fact, Page, Projection
+from projections.base import Page, Projection, fact_of
 from projections.checkpoints import Fenced, Tenure
 from protocols.errors import BadName, NotProjected, ProjectionsBehind, StoreUnavailable, listed
 from protocols.events import Event
@@ -183,7 +183,7 @@ class Runner:
         for position, bound in pairwise(places):
             assert position is not None
             events = await _first(self._store.read_all(after=position, page=self._page))
-            page = [Fact(event) for event in events if bound is None or event.position <= bound]
+            page = [fact_of(event) for event in events if bound is None or event.position <= bound]
             if page:
                 group = [each for each in self._projections if tenure.positions[each.name] == position]
                 await self._advance(tenure, group, page)

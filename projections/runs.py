@@ -36,7 +36,7 @@ create table runs (
 """
 
 
-class RunRow(Struct):
+class RunRow(Struct, gc=False):
     """A row, as the fold moves it."""
 
     run: str

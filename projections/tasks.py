@@ -64,7 +64,7 @@ create index tasks_at_work on tasks (role) where started_at is not null and ende
 """
 
 
-class Waiting(Struct, frozen=True):
+class Waiting(Struct, frozen=True, gc=False):
     """Something that a task waits for: `on` names it in words."""
 
     step: str
@@ -73,7 +73,7 @@ class Waiting(Struct, frozen=True):
     since: datetime
 
 
-class TaskRow(Struct):
+class TaskRow(Struct, gc=False):
     """A row, as the fold moves it."""
 
     task: str

@@ -33,7 +33,7 @@ create index timers_by_role on timers (role, due_at, id);
 """
 
 
-class Timer(Struct, frozen=True):
+class Timer(Struct, frozen=True, gc=False):
     """A message that is to be delivered at a time. `id` leads to the whole message (`EventStore.message`)."""
 
     id: str

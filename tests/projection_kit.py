@@ -7,7 +7,7 @@ from random import Random
 
 from msgspec import Raw
 
-from projections.base import Fact
+from projections.base import Fact, fact_of
 from protocols import events as e
 from protocols.codec import new_event, sent_messages
 from protocols.events import Body, Event, Meta
@@ -91,7 +91,7 @@ class Log:
     @property
     def facts(self) -> list[Fact]:
         """The events as projections see them."""
-        return [Fact(event) for event in self.events]
+        return [fact_of(event) for event in self.events]
 
 
 def opening(to: str, task: str, kind: Kind = "assign", *, run: str = "r1", sender: str = "", **more: object) -> Message:

@@ -6,7 +6,7 @@ from decimal import Decimal, Inexact
 import pytest
 
 from projections import agents, audit, costs, mailbox, runs, tasks, timers
-from projections.base import MAX_TEXT, Fact, add_amount, clean
+from projections.base import MAX_TEXT, add_amount, clean, fact_of
 from protocols import events as e
 from protocols.codec import sent_messages
 from protocols.errors import UnknownEventType
@@ -51,7 +51,7 @@ def test_an_event_of_an_unknown_type_is_refused_by_name() -> None:
         meta=Meta(run="r1"),
     )
     with pytest.raises(UnknownEventType, match="writer/a@9"):
-        Fact(event)
+        fact_of(event)
 
 
 def test_a_text_from_outside_loses_what_postgres_refuses() -> None:
