@@ -89,7 +89,9 @@ class Cell:
 
     def _ready(self, fold: ActorFold) -> None:
         self.fold = fold
-        self.journal = Journal(self.runtime.store, self.stream, fold.version, self._committed, self._refused)
+        self.journal = Journal(
+            self.runtime.store, self.runtime.idle, self.stream, fold.version, self._committed, self._refused
+        )
 
     async def _resume(self, fold: ActorFold, *, takeover: bool) -> None:
         assert fold.current is not None
@@ -158,7 +160,7 @@ class Cell:
             tenant=message.tenant,
         )
         assert self.fold is not None
-        self.fold.take(body, meta)
+        self.fold.take(body, message.task, message.id)
         self.write(new_event(body, meta), then)
 
     def _settle(self, message: str) -> None:

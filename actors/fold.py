@@ -1,6 +1,5 @@
 """The state of one actor, folded from the events of its stream. Pure: no I/O, no clock, no machine."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -62,7 +61,7 @@ class TaskFold:
         self.attempt = attempt
         self.ended = False
         self.steps: dict[str, StepRecord] = {}
-        self.open: Counter[str] = Counter()  # steps without an outcome, by form
+        self.open: dict[str, int] = {}  # steps without an outcome, by form
         self.received: dict[Kind, list[Received]] = {}
 
     def open_steps(self, *forms: str) -> list[tuple[str, StepRecord]]:
@@ -76,8 +75,10 @@ class TaskFold:
 
     def working_state(self) -> tuple[str, str]:
         """The trigger and the lifecycle state that its open steps ask for."""
+        if not self.open:
+            return "think", "thinking"
         for form, trigger, state in STATE_BY_FORM:
-            if self.open[form]:
+            if self.open.get(form):
                 return trigger, state
         return "think", "thinking"
 
@@ -104,18 +105,18 @@ class ActorFold:
         change = event.meta.state
         if change is not None and event.type != e.StateChanged.TYPE:
             self.state = change.dest
-        self.take(body_of(event), event.meta)
+        self.take(body_of(event), event.meta.task, event.meta.handles)
 
-    def take(self, body: e.Body, meta: e.Meta) -> None:
+    def take(self, body: e.Body, task: str | None, handles: str | None) -> None:
         """What `apply` does with an event's body; also used for events that are on their way into the log."""
         if isinstance(body, e.TaskStarted):
-            self.current = TaskFold(meta.task or "", body.attempt)
+            self.current = TaskFold(task or "", body.attempt)
             self.role_state = body.role_state
-        elif isinstance(body, e.StateChanged) and meta.state is not None:
-            self.role_state = meta.state.dest
+        elif isinstance(body, e.StateChanged):
+            self.role_state = body.to
         if self.current is not None:
-            if meta.handles is not None:
-                self.current.handled[meta.handles] = None
+            if handles is not None:
+                self.current.handled[handles] = None
             apply = _APPLY.get(type(body))
             if apply is not None:
                 apply(self.current, body)
@@ -146,13 +147,17 @@ def _form(body: e.Body) -> str:
     return body.TYPE.partition(".")[0]
 
 
+def _count(task: TaskFold, step: StepRecord, change: int) -> None:
+    task.open[step.form] = task.open.get(step.form, 0) + change
+
+
 def _requested(task: TaskFold, body: Any) -> None:
     step = task.steps.get(body.step)
     if step is None:
         step = task.steps[body.step] = StepRecord(_form(body), getattr(body, "fingerprint", ""), body)
-        task.open[step.form] += 1
+        _count(task, step, 1)
     elif step.done:
-        task.open[step.form] += 1
+        _count(task, step, 1)
     step.attempt = getattr(body, "attempt", 1)
     step.error = None
 
@@ -162,7 +167,7 @@ def _end_step(task: TaskFold, key: str, body: e.Body) -> StepRecord:
     if step is None:  # a step that is one event
         step = task.steps[key] = StepRecord(_form(body), getattr(body, "fingerprint", ""))
     elif not step.done:
-        task.open[step.form] -= 1
+        _count(task, step, -1)
     return step
 
 

@@ -17,6 +17,25 @@ Refused = Callable[[BaseException], None]
 Then = Callable[[], None]
 
 
+class Idle:
+    """Flushes journals when the event loop has come round: what was written goes out, even if nobody waits for it."""
+
+    def __init__(self) -> None:
+        self._journals: list[Journal] = []
+
+    def add(self, journal: "Journal") -> None:
+        """Flush a journal after two turns of the loop: in the first a woken handler runs, which may write more."""
+        if not self._journals:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._flush)
+        self._journals.append(journal)
+
+    def _flush(self) -> None:
+        journals, self._journals = self._journals, []
+        for journal in journals:
+            journal.flush()
+
+
 class Journal:
     """Writes one stream from a known version on.
 
@@ -24,8 +43,17 @@ class Journal:
     nothing more is written and every `durable` is cancelled.
     """
 
-    def __init__(self, store: EventStore, stream: str, version: int, committed: Committed, refused: Refused) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        idle: "Idle",
+        stream: str,
+        version: int,
+        committed: Committed,
+        refused: Refused,
+    ) -> None:
         self._store = store
+        self._idle = idle
         self._stream = stream
         self._version = version
         self._committed = committed
@@ -50,7 +78,7 @@ class Journal:
         if self._closed:
             return
         if not self._events:
-            self._soon(2)
+            self._idle.add(self)
         self._events.append(event)
         if then is not None:
             self._then.append(then)
@@ -89,11 +117,6 @@ class Journal:
         for future in (self._durable, self._in_flight[2] if self._in_flight else None):
             if future is not None:
                 future.cancel()
-
-    def _soon(self, turns: int) -> None:
-        # Two turns of the loop: the first lets a woken handler run, which often writes what can go along.
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self._soon, turns - 1) if turns else self.flush()
 
     def _done(self, append: "asyncio.Future[Appended]") -> None:
         assert self._in_flight is not None

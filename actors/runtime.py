@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from actors.cell import Cell
 from actors.definition import Definition
 from actors.directory import Directory
+from actors.journal import Idle
 from actors.models import Gateway
 from actors.timers import Timers
 from protocols.errors import StoreUnavailable
@@ -53,6 +54,7 @@ class Runtime:
         self.slots = slots
         self.passivate_after_s = passivate_after_s
         self.clock = clock or SystemClock()
+        self.idle = Idle()
         self.timers = Timers(self.clock, self._deliver_due)
         self.owned: dict[tuple[str, int], Lease] = {}
         self.on_settle: Callable[[Delivery], None] = lambda _delivery: None

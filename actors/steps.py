@@ -5,7 +5,6 @@ Branches of `ctx.gather` run in any order, so each counts for itself: `gather#0[
 """
 
 import hashlib
-from collections import Counter
 from contextvars import ContextVar
 
 import msgspec
@@ -30,13 +29,13 @@ class StepCounter:
     """Gives the steps of one task their keys."""
 
     def __init__(self) -> None:
-        self._seen: Counter[str] = Counter()
+        self._seen: dict[str, int] = {}
 
     def next(self, name: str) -> str:
         """The key of the next step of this name in the current branch."""
         scoped = _scope.get() + name
-        occurrence = self._seen[scoped]
-        self._seen[scoped] += 1
+        occurrence = self._seen.get(scoped, 0)
+        self._seen[scoped] = occurrence + 1
         return f"{scoped}#{occurrence}"
 
 

@@ -94,15 +94,14 @@ class Work:
         then: Callable[[], None] | None = None,
     ) -> None:
         """Write one event of this task, with the state change that follows from it."""
-        actor, message = self.actor_fold, self.message
-        bare = e.Meta(run=message.run, task=message.task, role=message.role, handles=handles, state=state)
-        actor.take(body, bare)
+        message = self.message
+        self.actor_fold.take(body, message.task, handles)
         if state is None:
             state = self._state_change()
         meta = e.Meta(
             run=message.run,
             task=message.task,
-            role=message.role,
+            role=self.definition.role,
             handles=handles,
             sends=sends,
             state=state,

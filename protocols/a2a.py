@@ -18,9 +18,9 @@ class Part(Struct, frozen=True, omit_defaults=True, rename="camel", kw_only=True
     metadata: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("text", "raw", "url", "data") if getattr(self, name) is not UNSET]
-        if len(given) != 1:
-            raise ValueError(f"a part has exactly one of text, raw, url and data, not {given or 'none'}")
+        given = (self.text is not UNSET) + (self.raw is not UNSET) + (self.url is not UNSET) + (self.data is not UNSET)
+        if given != 1:
+            raise ValueError(f"a part has exactly one of text, raw, url and data, not {given} of them")
 
 
 class Artifact(Struct, frozen=True, omit_defaults=True, rename="camel", kw_only=True):
