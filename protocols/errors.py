@@ -168,6 +168,14 @@ class BadFolder(UserError):
     reason: str
 
 
+@dataclass(eq=False)
+class ProcessGaveUp(UserError):
+    """Process {process} can't run: {reason}"""
+
+    process: str
+    reason: str
+
+
 # -- event store -------------------------------------------------------------------------------------------
 
 
