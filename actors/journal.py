@@ -112,6 +112,7 @@ class Journal:
     def close(self) -> None:
         """Write nothing more. What is in flight may still become durable, but nobody here will be told."""
         self._closed = True
+        self._committed = self._refused = _ignore  # no circle through the cell: nothing is left for the collector
         self._events.clear()
         self._then.clear()
         for future in (self._durable, self._in_flight[2] if self._in_flight else None):
@@ -132,8 +133,9 @@ class Journal:
         if error is not None:
             if durable is not None:
                 durable.cancel()
+            refused = self._refused
             self.close()
-            self._refused(error)
+            refused(error)
             return
         appended = append.result()
         self._version = appended.version
@@ -143,3 +145,7 @@ class Journal:
         if durable is not None and not durable.done():
             durable.set_result(None)
         self.flush()
+
+
+def _ignore(*_: object) -> None:
+    """Nobody is told."""
