@@ -12,8 +12,6 @@ import anyio
 import hiredis
 from anyio.abc import TaskGroup
 from redis.asyncio.connection import Connection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 log = logging.getLogger(__name__)
@@ -36,8 +34,9 @@ class Link:
     Nothing is ever sent twice. After any error or a cancellation the connection is closed, so that no reply can be
     taken for another's; the next call connects anew.
 
-    redis-py's own socket timeout is off, because with it a cancellation can get lost on Python 3.11, and so are its
-    retries, which would write a message twice.
+    This is redis-py's connection without its client and pool: their retries would write a message twice, and they
+    are half of the cost of a batch. Its socket timeout is off, because with it a cancellation can get lost on
+    Python 3.11; there is one timeout for a whole batch instead.
     """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
@@ -47,20 +46,19 @@ class Link:
         options |= {
             "socket_timeout": None,
             "socket_connect_timeout": CONNECT_S,
-            "retry": Retry(NoBackoff(), 0),
             "protocol": 2,
             "decode_responses": False,
         }
         if connection_class is Connection:
             options["socket_keepalive"] = True
         self._connection = connection_class(**options)
+        self.client_id: int | None = None  # the connection's id in Redis, if it may be asked for that
         self._timeout_s = timeout_s
         self._lock = asyncio.Lock()
 
-    @property
-    def connected(self) -> bool:
-        """Whether there is a connection, as far as one can know without using it."""
-        return bool(self._connection.is_connected)
+    async def connect(self) -> None:
+        """Connect, if it isn't. Raises one of LINK_ERRORS."""
+        await self.call([])
 
     async def call(self, commands: Sequence[bytes]) -> list[Any]:
         """Send packed commands at once; their replies in order, bytes undecoded.
@@ -71,12 +69,27 @@ class Link:
         async with self._lock:
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    await self._connection.connect()
-                    await self._connection.send_packed_command(b"".join(commands), check_health=False)
-                    return [await self._reply() for _ in commands]
+                    await self._ensure_connected()
+                    return await self._exchange(commands)
             except BaseException:
                 await self._connection.disconnect(nowait=True)
                 raise
+
+    async def _ensure_connected(self) -> None:
+        if self._connection.is_connected:
+            if not await self._connection.can_read():
+                return
+            # No reply is due, so this is the end of the stream: it was closed while idle, and nothing got lost.
+            await self._connection.disconnect(nowait=True)
+        await self._connection.connect()
+        (reply,) = await self._exchange([pack("CLIENT", "ID")])
+        self.client_id = reply if isinstance(reply, int) else None
+
+    async def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        if not commands:
+            return []
+        await self._connection.send_packed_command(b"".join(commands), check_health=False)
+        return [await self._reply() for _ in commands]
 
     async def _reply(self) -> Any:
         try:

@@ -80,7 +80,7 @@ class Reader:
         self._partitions: dict[bytes, Partition] = {}
         self._held: deque[tuple[Partition, bytes, list[bytes]]] = deque()  # read, but there was no capacity
         self._wake = asyncio.Event()
-        self._client: int | None = None  # the connection's id in Redis
+        self._client: int | None = None  # the connection of the last claim
         self._blocked = False
         self._pausing = False
         self._claim_at = 0.0  # not before this time of the loop's clock
@@ -149,21 +149,18 @@ class Reader:
     # -- claim
 
     async def _claim(self) -> None:
-        """Claim what isn't claimed; if the connection is new, end a read that may be left over from the former one."""
+        """Claim what isn't claimed; before that, end the read that a former connection may have left in Redis."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._claim_at:
             return
-        greeting: list[bytes] = []
-        if not self._link.connected:
-            leftover = [] if self._client is None else [pack("CLIENT", "UNBLOCK", str(self._client))]
-            greeting = [*leftover, pack("CLIENT", "ID")]
+        await self._link.connect()
+        leftover, self._client = self._client, self._link.client_id
+        if leftover is not None and leftover != self._client:
+            await self._link.call([pack("CLIENT", "UNBLOCK", str(leftover))])
         doubtful = [partition for partition in self._partitions.values() if not partition.claimed]
         calls = [scripts.claim(it.stream, it.lease.epoch, self._group, it.last) for it in doubtful]
-        replies = await self._link.call([*greeting, *calls])
-        if greeting:
-            client = replies[len(greeting) - 1]
-            self._client = client if isinstance(client, int) else None
-        for partition, reply in zip(doubtful, replies[len(greeting) :], strict=True):
+        replies = await self._link.call(calls)
+        for partition, reply in zip(doubtful, replies, strict=True):
             self._claimed(partition, reply)
             partition.tried.set()
         if all(partition.claimed for partition in doubtful if partition.reading):
@@ -229,9 +226,9 @@ class Reader:
         return reply or []
 
     async def _unblock(self) -> None:
-        if self._blocked and self._client is not None:
+        if self._blocked and self._link.client_id is not None:
             try:
-                await self._commands.call([pack("CLIENT", "UNBLOCK", str(self._client))])
+                await self._commands.call([pack("CLIENT", "UNBLOCK", str(self._link.client_id))])
             except LINK_ERRORS as error:
                 log.debug("bus reader: no unblocking, the read ends by itself: %s", error)
 

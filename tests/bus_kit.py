@@ -55,6 +55,13 @@ async def backlog_becomes(bus: Bus, expected: int) -> None:
             await anyio.sleep(0.001)
 
 
+async def waiting_becomes(bus: Bus, expected: set[str]) -> None:
+    """Return when these messages are what is unsettled on the role's partition 0; fails after the deadline."""
+    with anyio.fail_after(DEADLINE_S):
+        while await bus.waiting("writer", 0) != expected:  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+
+
 class Owner:
     """A process that notes what is delivered to it; `settles` at once what it is told to."""
 

