@@ -2,9 +2,9 @@
 
     uv run python benchmarks/projections.py [--json]
 
-It needs PostgreSQL: at CALLBOARD_TEST_DATABASE_URL, or the local one that the tests start. Two logs are written first,
+It needs PostgreSQL: at CALLBOARD_TEST_DATABASE_URL, or a local one of its own. Two logs are written first,
 by as many runs at a time as a busy process has: hand-offs through three roles without any effect (7 events a run), and
-agents that call models and tools and ask each other (26 events a run). Then each is read alone, and folded from zero.
+agents that call models and tools and ask each other (24 events a run). Then each is read alone, and folded from zero.
 All measurements of a round run one after the other, so that their ratios say something on a noisy machine too; the
 median round is shown. CPU time is this process's, of folding less of reading.
 """
@@ -15,20 +15,17 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
-from uuid import uuid4
 
-import asyncpg
 from msgspec import Raw, Struct, to_builtins
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import projections
+from benchmarks.kit import fresh_database, servers
 from eventstore import PostgresEventStore
 from projections.runner import Runner
 from protocols import events as e
@@ -38,7 +35,6 @@ from protocols.messages import Message, ReplyTo, part_of
 from protocols.names import actor_stream, message_id, new_id, run_stream
 from protocols.ports import ANY
 from protocols.states import StateChange
-from tests.servers import servers
 
 RUNS_AT_A_TIME: Final = 50
 PAGE: Final = 1750  # what 35,000 events/s give in the runner's pause of 50 ms
@@ -87,7 +83,7 @@ class Run:
         await self.write(actor, e.TaskCompleted(), task, state="completed")
 
     async def consult(self) -> None:
-        """A writer that calls models and tools and asks two reviewers, who call models: 26 events."""
+        """A writer that calls models and tools and asks two reviewers, who call models: 24 events."""
         task, actor, message = await self.start("writer")
         await self.write(actor, e.TaskStarted(process="p"), task, handles=message, state="thinking")
         await self.call_model(actor, task)
@@ -149,18 +145,6 @@ class Result(Struct):
     cpu_us_per_event: float  # of folding, less of reading
 
 
-@asynccontextmanager
-async def database(server: str) -> AsyncIterator[str]:
-    name = f"callboard_benchmark_{uuid4().hex}"
-    admin = await asyncpg.connect(server)
-    try:
-        await admin.execute(f"create database {name}")
-        yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
-        await admin.execute(f"drop database {name} with (force)")
-    finally:
-        await admin.close()
-
-
 async def write(store: PostgresEventStore, behave: Callable[[Run], Awaitable[None]], runs: int) -> None:
     left = iter(range(runs))
 
@@ -186,7 +170,7 @@ async def read(store: PostgresEventStore) -> None:
 
 
 async def one_log(server: str, log: str) -> Result:
-    async with database(server) as url, PostgresEventStore.open(url) as store:
+    async with fresh_database(server) as url, PostgresEventStore.open(url) as store:
         await write(store, *LOGS[log])
         events = await store.head()
         runner = Runner(store.pool, store, projections.ALL, "benchmark", page=PAGE)

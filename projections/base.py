@@ -9,7 +9,7 @@ pages makes no difference to the tables.
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from asyncpg import Connection, Pool
@@ -24,10 +24,12 @@ Row = TypeVar("Row", bound=Struct)
 View = TypeVar("View", bound=Struct)
 Database = Connection | Pool  # what a query runs on
 
-MAX_TEXT = 1000  # characters of a text from outside, such as an error's message, that a row keeps
+MAX_TEXT: Final = 1000  # characters of a text from outside, such as an error's message, that a row keeps
 
 # Sums of money: a sum that a hundred digits can't hold is an error, and is never rounded.
-EXACT = Context(prec=100, traps=[Inexact, InvalidOperation, Overflow])
+EXACT: Final = Context(prec=100, traps=[Inexact, InvalidOperation, Overflow])
+
+_EMPTY: Final[dict[type, str]] = {dict: "{}", tuple: "[]"}  # what most rows have in their jsonb columns
 
 
 class Fact(Struct, gc=False):
@@ -136,7 +138,8 @@ class Table(Generic[Row]):
             return msgspec.structs.astuple(row)
         values = list(msgspec.structs.astuple(row))
         for place, _ in self._json:
-            values[place] = encode_json(values[place]).decode()
+            value = values[place]
+            values[place] = encode_json(value).decode() if value else _EMPTY[type(value)]
         return tuple(values)
 
 

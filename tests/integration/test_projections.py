@@ -343,6 +343,33 @@ async def test_costs_are_grouped_by_any_dimensions(pool: asyncpg.Pool, log: Log)
         await costs.costs(pool, ["model; drop table costs"])  # type: ignore[list-item]
 
 
+class Explaining:
+    """A database that tells the plans of queries and gives no rows."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self.plans: list[str] = []
+        self._connection = connection
+
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        rows = await self._connection.fetch(f"explain {query}", *arguments)
+        self.plans.append("\n".join(row[0] for row in rows))
+        return []
+
+
+async def test_what_the_runtime_polls_has_an_index(pool: asyncpg.Pool) -> None:
+    await checkpoints.prepare(pool, projections.ALL)
+    async with pool.acquire() as connection:
+        await connection.execute("set enable_seqscan = off")  # tables without rows are always scanned
+        database = Explaining(connection)
+        await mailbox.open_messages(database, "writer", 4, [1])
+        await timers.due(database, "writer", 4, [1], BEGINNING)
+        await tasks.at_work(database, "writer", 4, [1])
+    for plan, index in zip(database.plans, ("mailbox_by_role", "timers_by_role", "tasks_at_work"), strict=True):
+        assert index in plan
+        assert "Seq Scan" not in plan
+    assert "Sort" not in database.plans[0] + database.plans[1]
+
+
 async def test_the_audit_trail_is_read_by_run_actor_and_time(pool: asyncpg.Pool, log: Log) -> None:
     log.start_task("writer/t1", "t1", log.start_run())
     log.start_task("writer/t2", "t2", log.start_run("writer/t2", "t2", "r2"), "r2")
