@@ -43,6 +43,8 @@ class Received(msgspec.Struct, frozen=True):
 class Context:
     """The context of one task at work. It belongs to one run of the handler and can't be used after that."""
 
+    __slots__ = ("_counter", "_live", "_task")
+
     def __init__(self, work: "Work") -> None:
         self._live: Work | None = work
         self._task = work.message.task
@@ -331,7 +333,7 @@ class Context:
         """What the log has of a step; raises StepInputChanged if it had another input (or logs it, by option)."""
         work = self._work
         record = work.fold.steps.get(key)
-        if record is not None and record.fingerprint != mark:
+        if record is not None and record.fingerprint not in (mark, ""):  # an event without one fits any input
             if work.definition.actor.on_changed_input == "error":
                 raise StepInputChanged(key)
             work.warn("step %s was recorded with another input; its recorded result stands", key)

@@ -43,6 +43,20 @@ class Journal:
     nothing more is written and every `durable` is cancelled.
     """
 
+    __slots__ = (
+        "_closed",
+        "_committed",
+        "_durable",
+        "_events",
+        "_idle",
+        "_in_flight",
+        "_refused",
+        "_store",
+        "_stream",
+        "_then",
+        "_version",
+    )
+
     def __init__(
         self,
         store: EventStore,

@@ -28,6 +28,8 @@ def enter_branch(gather: str, branch: int) -> None:
 class StepCounter:
     """Gives the steps of one task their keys."""
 
+    __slots__ = ("_seen",)
+
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}
 

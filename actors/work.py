@@ -37,6 +37,20 @@ class Work:
     `settle` is called when the message that opened it is claimed for good. A task that is resumed has been claimed.
     """
 
+    __slots__ = (
+        "cell",
+        "claimed",
+        "context",
+        "definition",
+        "effects",
+        "ended",
+        "fresh",
+        "handler",
+        "message",
+        "settles",
+        "waiters",
+    )
+
     def __init__(
         self,
         cell: "Cell",
