@@ -30,6 +30,9 @@ _HANDLES: Final = "__callboard_kinds__"
 Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
 
+@typing.dataclass_transform(
+    frozen_default=True, field_specifiers=(msgspec.field,)
+)  # so that subclasses need no frozen=True
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A payload: fields with types. A field that the type doesn't have is an error, not ignored."""
 
