@@ -1,0 +1,9 @@
+"""`callboard demo`: a crew of actors reviews a Python source tree, and one of its processes is killed on the way.
+
+findings    the words of the crew: what its actors ask each other, and what they give
+crew        the actors: planner, inspector, reporter; the file to copy from
+files, metrics, lint      the tools that they use on a tree
+report      the review as Markdown
+run         the whole demo: processes, the kill, the summary
+view, timeline, proof     what it shows: live, as bars at the end, and from the log
+"""
