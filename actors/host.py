@@ -19,7 +19,7 @@ import msgspec
 
 from actors.definition import Definition
 from actors.directory import Directory
-from actors.models import Gateway
+from actors.models import Models
 from actors.recovery import Recovery
 from actors.runtime import Runtime
 from projections.runner import Runner
@@ -53,7 +53,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     directory: Directory
     bus: Bus
     pool: asyncpg.Pool
-    gateway: Gateway
+    gateway: Models
     runner: Runner
 
 

@@ -41,7 +41,11 @@ class ModelReply(msgspec.Struct, frozen=True):
 
 
 class Models(Protocol):
-    """Anything that can answer a prompt."""
+    """What the runtime asks for models: `Gateway`, or a script in tests."""
+
+    def chain(self, models: Sequence[str]) -> tuple[str, ...]:
+        """The models that are tried for a call that names these, in order."""
+        ...
 
     async def complete(self, model: str, messages: Sequence[ChatMessage], parameters: Mapping[str, Any]) -> ModelReply:
         """One attempt; raises ModelFailed."""

@@ -11,7 +11,7 @@ from actors.cell import Cell
 from actors.definition import Definition
 from actors.directory import Directory
 from actors.journal import Idle
-from actors.models import Gateway
+from actors.models import Models
 from actors.timers import Timers
 from protocols.errors import StoreUnavailable
 from protocols.events import NewEvent
@@ -38,7 +38,7 @@ class Runtime:
         bus: Bus,
         directory: Directory,
         definitions: Mapping[str, Definition],
-        gateway: Gateway,
+        gateway: Models,
         *,
         process: str,
         slots: int = 64,

@@ -32,6 +32,11 @@ class MemoryEventStore:
     def __repr__(self) -> str:
         return f"<MemoryEventStore {len(self._streams)} streams, head {len(self._log)}>"
 
+    @property
+    def events(self) -> Sequence[Event]:
+        """All events, in order."""
+        return self._log
+
     async def append(self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion) -> Appended:
         """Append events; see the port."""
         return await self.submit(stream, events, expected)
