@@ -1,0 +1,314 @@
+"""Actors in memory, on the real runtime, and the means to send to them and to look at their log."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from actors.client import Sent
+from actors.definition import Actor, define
+from actors.directory import Directory
+from actors.fold import fold
+from actors.machine import LIFECYCLE_MACHINE
+from actors.runtime import Runtime
+from bus.memory import MemoryBus
+from callboard.testing.clock import ManualClock
+from callboard.testing.expectations import Expected, difference, fits
+from callboard.testing.models import ModelCall, ScriptedModels
+from eventstore.memory import MemoryEventStore, MemoryLeases
+from protocols import events as e
+from protocols.codec import body_of, new_event, sent_messages
+from protocols.errors import TaskCanceled, TaskFailed
+from protocols.messages import Kind, Message, part_of
+from protocols.names import message_id, new_id, role_of, run_stream
+from protocols.ports import ANY, Lease, Undecodable
+
+# A message takes fewer turns of the event loop than this from one actor to the next.
+QUIET_TURNS: Final = 20
+BUSY_TURNS: Final = 200  # after so many turns without rest, something real is waited for: stop spinning
+
+
+class Play:
+    """What `spec` gives: actors in memory, and the means to send to them and to look at their log."""
+
+    def __init__(
+        self, actors: Sequence[type[Actor]], models: ScriptedModels, *, slots: int, store: type[MemoryEventStore]
+    ) -> None:
+        self.clock = ManualClock()
+        self.store = store(self.clock)
+        self.models = models
+        self.undecodable: list[Undecodable] = []  # what came over the bus and is no message
+        leases = MemoryLeases(self.clock)
+        self.directory = Directory(leases)
+        self.bus = MemoryBus(self.directory.route)
+        self.runtime: Runtime
+        self._definitions = define(actors)
+        self._slots = slots
+        self._epoch = 0
+        self._process = AsyncExitStack()
+        self._mark = 0  # `then` looks at the log behind this position
+        self._subject = ""  # the actor that `then` looks at
+
+    def __repr__(self) -> str:
+        return f"Play({', '.join(self._definitions)}: {len(self.log)} events, {self.runtime})"
+
+    # -- given ---------------------------------------------------------------------------------------------------
+
+    async def given(self, to: str, payload: Any, *past: e.Body, key: str | None = None, kind: Kind = "assign") -> Sent:
+        """The actor began a task with this payload, and this is what happened since; then its process was lost.
+
+        A step's event without a fingerprint fits any input. The task goes on before this returns.
+        """
+        (sent,) = await self._append(to, payload, key=key, kind=kind)
+        events = [*self._events(sent.actor)]
+        actor = fold(events)
+        begun = e.TaskStarted(process="before", role_state=actor.role_state)
+        new = []
+        for body in (begun, *past):
+            opened = body is begun
+            meta = e.Meta(
+                run=sent.run, task=sent.task, role=role_of(sent.actor), handles=sent.message if opened else None
+            )
+            source = actor.state
+            actor.take(body, meta.task, meta.handles)
+            trigger = "start" if opened else actor.current.working_state()[0] if actor.current else ""
+            change = LIFECYCLE_MACHINE.fire(trigger, source)
+            if change.dest != source:
+                actor.state = change.dest
+                meta = replace(meta, state=change)
+            new.append(new_event(body, meta))
+        await self.store.append(sent.actor, new, ANY)
+        await self.crash()
+        return self._look_at(sent)
+
+    async def given_log(self, events: Sequence[e.Event]) -> None:
+        """This is the log of a former process, from its beginning, which was lost. What it left undone goes on."""
+        for event in events:
+            new = e.NewEvent(type=event.type, data=event.data, meta=event.meta, schema_version=event.schema_version)
+            await self.store.append(event.stream, [new], ANY)
+        await self.crash()
+
+    # -- when ----------------------------------------------------------------------------------------------------
+
+    async def when(self, to: str, payload: Any, **options: Any) -> Sent:
+        """Send a message from outside (see `send`), and return when the actors have nothing more to do."""
+        sent = await self.send(to, payload, **options)
+        await self.quiet()
+        return sent
+
+    async def send(
+        self, to: str, payload: Any, *, key: str | None = None, kind: Kind = "assign", **fields: Any
+    ) -> Sent:
+        """Send a message from outside, and don't wait. `to` is a role, role/key or topic/NAME; `fields` are those of
+        a Message: `task`, `step`, `deadline` (...). Gives what was sent, to a topic the first of it.
+        """
+        sent = await self._append(to, payload, key=key, kind=kind, **fields)
+        for message in sent:
+            self.bus.publish([await self.store.message(message.message)])
+        return self._look_at(sent[0])
+
+    async def again(self, sent: Sent) -> None:
+        """Deliver a message once more, as a bus may that lost track of it."""
+        self.bus.publish([await self.store.message(sent.message)], again=True)
+        await self.quiet()
+
+    async def cancel(self, sent: Sent, reason: str = "no longer needed") -> Sent:
+        """Ask the actor to stop a task."""
+        return await self.when(sent.actor, reason, kind="cancel", task=sent.task, run=sent.run)
+
+    async def advance(self, seconds: float) -> None:
+        """Turn the clock, stopping wherever a timer of an actor is due."""
+        until = self.clock.now() + timedelta(seconds=seconds)
+        while True:
+            due = sorted(message.due_at for message in self._open() if message.due_at is not None)
+            moment = max(min([*due[:1], until]), self.clock.now())
+            self.clock.advance((moment - self.clock.now()).total_seconds())
+            self._add_timers()
+            before = len(self.log)
+            await self.quiet()
+            if moment >= until and len(self.log) == before:
+                return
+
+    async def crash(self, *, bus_too: bool = False) -> None:
+        """End the process as kill -9 would: nothing is flushed, nothing settled. Go on in a new one on the same log.
+
+        With `bus_too` the bus loses everything as well.
+        """
+        await self._process.aclose()
+        if bus_too:
+            self.bus.forget()
+        self._mark = len(self.log)
+        await self._start()
+
+    def passivate(self) -> int:
+        """Drop from memory all actors that only wait; gives how many. What they wait for brings them back."""
+        return self.runtime.passivate(older_than_s=0)
+
+    async def quiet(self, within_s: float = 5.0) -> None:
+        """Return when no actor has anything to do but to wait for messages. Raises TimeoutError after real seconds."""
+        end = time.monotonic() + within_s
+        turns = calm = 0
+        seen = -1
+        while calm < QUIET_TURNS:
+            await asyncio.sleep(0 if turns < BUSY_TURNS else 0.001)
+            idle = self.runtime.capacity() == self._slots
+            calm = calm + 1 if idle and seen == len(self.log) else 0
+            seen = len(self.log)
+            turns += 1
+            if time.monotonic() > end:
+                raise TimeoutError(f"after {within_s} s still at work: {self.runtime}")
+
+    async def until(self, type_: str, times: int = 1, *, within_s: float = 5.0) -> None:
+        """Return when the log has so many events of a type. Raises TimeoutError after real seconds."""
+        end = time.monotonic() + within_s
+        while self.types().count(type_) < times:
+            await asyncio.sleep(0)
+            if time.monotonic() > end:
+                raise TimeoutError(f"no {type_} within {within_s} s; the log has {self.types()}")
+
+    # -- then ----------------------------------------------------------------------------------------------------
+
+    def then(self, *expected: Expected, of: str | None = None) -> None:
+        """Assert that these, and no others, are the actor's events since the last `given`, `when` or `then`.
+
+        The actor is the one that the last message went to, or `of`: a role or role/key. An expected event is a type's
+        name, a class of `protocols.events`, one of its instances (compared whole), or `event(...)`.
+        """
+        __tracebackhide__ = True
+        happened = [it for it in self._events(of or self._subject) if it.position > self._mark]
+        self._mark = len(self.log)
+        as_expected = len(happened) == len(expected) and all(map(fits, happened, expected))
+        assert as_expected, difference(happened, expected)
+
+    async def result(self, sent: Sent, *, returns: Any = Any) -> Any:
+        """What became of a task, or of the one that it was handed to. Raises TaskFailed, TaskCanceled."""
+        await self.quiet()
+        task, actor = sent.task, sent.actor
+        for it in self.log:
+            if it.meta.task != task or it.type not in e.ENDS_TASK:
+                continue
+            body = body_of(it)
+            if isinstance(body, e.TaskFailed):
+                raise TaskFailed(task, actor, body.error.type, body.error.message, body.error.traceback)
+            if isinstance(body, e.TaskCanceled):
+                raise TaskCanceled(task, actor, body.reason)
+            if isinstance(body, e.TaskHandedOff):
+                task, actor = body.task, body.to
+            elif isinstance(body, e.TaskCompleted):
+                return msgspec.json.decode(b"null" if body.result is UNSET else bytes(body.result), type=returns)
+        raise AssertionError(f"task {task} of {actor} has not ended; its events: {self.types(actor)}")
+
+    @property
+    def log(self) -> Sequence[e.Event]:
+        """All events, in order."""
+        return self.store.events
+
+    def types(self, of: str | None = None) -> list[str]:
+        """The types of all events (of a role, or of role/key), in order."""
+        return [it.type for it in self._events(of)]
+
+    def bodies(self, of: str | None = None) -> list[e.Body]:
+        """The bodies of all events (of a role, or of role/key), in order."""
+        return [body_of(it) for it in self._events(of)]
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _events(self, of: str | None) -> list[e.Event]:
+        return [it for it in self.log if of is None or of in (it.stream, role_of(it.stream))]
+
+    def _look_at(self, sent: Sent) -> Sent:
+        self._subject = sent.actor
+        self._mark = max(self._mark, sent.position)
+        return sent
+
+    async def _append(self, to: str, payload: Any, *, key: str | None, kind: Kind, **fields: Any) -> list[Sent]:
+        """Put a message from outside into the log; it is not on the bus yet."""
+        receivers = await self.directory.resolve(to, key)
+        run, task = fields.pop("run", None), fields.pop("task", None)
+        new = run is None
+        stream = run_stream(run or new_id())
+        run = stream.partition("/")[2]
+        sends = tuple(
+            Message(
+                kind=kind,
+                to=there.stream,
+                sender=stream,
+                run=run,
+                task=task or there.task,
+                parts=(part_of(payload),),
+                **fields,
+            )
+            for there in receivers
+        )
+        first = receivers[0]
+        body: e.Body = e.RunStarted(task=first.task, to=first.stream) if new else e.RunContinued()
+        appended = await self.store.append(stream, [new_event(body, e.Meta(run=run, sends=sends))], ANY)
+        return [
+            Sent(m.run, m.task, m.to, message_id(stream, appended.version, place), appended.position)
+            for place, m in enumerate(sends)
+        ]
+
+    def _open(self) -> list[Message]:
+        """The messages to these actors that nobody has handled, in order."""
+        handled = {it.meta.handles for it in self.log}
+        sent = (message for it in self.log for message in sent_messages(it))
+        return [message for message in sent if message.id not in handled and message.role in self._definitions]
+
+    def _add_timers(self) -> None:
+        self.runtime.timers.add(m for m in self._open() if not self.runtime.holds(m, m.to))
+
+    async def _start(self) -> None:
+        """Begin a process, and let it take over what the log says is undone, as `actors.recovery` does."""
+        self._epoch += 1
+        runtime = self.runtime = Runtime(
+            self.store,
+            self.bus,
+            self.directory,
+            self._definitions,
+            self.models,
+            process=f"test-{self._epoch}",
+            slots=self._slots,
+            clock=self.clock,
+        )
+        for definition in self._definitions.values():
+            await self.directory.register(definition, 1)
+        await self._process.enter_async_context(runtime)
+        consumer = self.bus.consumer(runtime.process, runtime.deliver, self.undecodable.append, runtime.capacity)
+        await self._process.enter_async_context(consumer)
+        runtime.on_settle, runtime.on_capacity = consumer.settle, consumer.wake
+        for role in self._definitions:
+            lease = Lease(role, 0, self._epoch)
+            runtime.owned[role, 0] = lease
+            on_bus = await self.bus.waiting(role, 0)
+            lost = [m for m in self._open() if m.role == role and m.due_at is None and m.id not in on_bus]
+            self.bus.publish(lost, again=True)
+            await consumer.take(lease)
+        self._add_timers()
+        for stream in {it.stream for it in self.log if role_of(it.stream) in self._definitions}:
+            actor = fold(self._events(stream))
+            if actor.at_work and actor.state in ("thinking", "executing"):
+                runtime.activate(stream, runtime.owned[role_of(stream), 0])
+        await self.quiet()
+
+
+@asynccontextmanager
+async def spec(
+    *actors: type[Actor],
+    models: ScriptedModels | Sequence[object] | Callable[[ModelCall], object] = (),
+    store: type[MemoryEventStore] = MemoryEventStore,
+    slots: int = 64,
+) -> AsyncIterator[Play]:
+    """A play of these actors. `models` is a `ScriptedModels`, or what one is made of; `slots` is how many tasks may
+    be at work at the same time; `store` is the class of the log. Raises BadDefinition.
+    """
+    scripted = models if isinstance(models, ScriptedModels) else ScriptedModels(models)
+    play = Play(actors, scripted, slots=slots, store=store)
+    async with play._process:
+        await play._start()
+        yield play
