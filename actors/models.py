@@ -151,8 +151,9 @@ def _usage(response: Any) -> Usage | None:
 class StandIn:
     """Answers from the prompt alone, for trying things out: no network, no key, the same answer every time.
 
-    It gives back the prompt's `name: value` lines as one remark, or else the prompt's first sentence. Tokens are
-    estimated at four characters each; the price is a demo price in the test currency XTS.
+    It puts the prompt's `name: value` lines into a remark, or else gives back the prompt's first sentence. Lines named
+    problem, where, file, line, measured, limit, hint and others make sentences. Tokens are estimated at four
+    characters each; the price is a demo price in the test currency XTS.
     """
 
     async def complete(self, model: str, messages: Sequence[ChatMessage], _parameters: Mapping[str, Any]) -> ModelReply:
@@ -166,11 +167,30 @@ class StandIn:
 
 
 def _remark(prompt: str) -> str:
-    pairs = [line.partition(": ") for line in prompt.splitlines()]
-    facts = [f"{name.strip()} {value.strip()}" for name, colon, value in pairs if colon and name.strip().isidentifier()]
+    # Code and data that the prompt quotes have lines of this form too: what counts stands before the first fence.
+    pairs = [line.partition(": ") for line in prompt.partition("```")[0].splitlines()]
+    facts = {name.strip(): value.strip() for name, colon, value in pairs if colon and name.strip().isidentifier()}
+    if "problem" in facts:
+        return _finding(facts)
     if facts:
-        return "; ".join(facts[:_MAX_STAND_IN_LINES]) + "."
+        return "; ".join([f"{name} {value}" for name, value in facts.items()][:_MAX_STAND_IN_LINES]) + "."
     return prompt.strip().partition(". ")[0].partition("\n")[0].rstrip(".") + "."
+
+
+def _finding(facts: Mapping[str, str]) -> str:
+    """A finding in sentences: what is wrong and where, by how much over which limit, and what the prompt knows more."""
+    place = ":".join(facts[name] for name in ("file", "line") if name in facts)
+    where = f" ({facts['where']})" if "where" in facts else ""
+    over = _percent_over(facts.get("measured", ""), facts.get("limit", ""))
+    first = f"{place}{where}: {facts['problem']}{over}".removeprefix(": ")
+    more = [facts[name] for name in ("hint", "others") if facts.get(name)]
+    return " ".join([f"{first}.", *(f"{text[0].upper()}{text[1:]}." for text in more)])
+
+
+def _percent_over(measured: str, limit: str) -> str:
+    if not (measured.isdecimal() and limit.isdecimal() and int(limit)):
+        return ""
+    return f", {(int(measured) - int(limit)) * 100 // int(limit)} % over the limit of {limit}"
 
 
 def _tokens(text: str) -> int:

@@ -115,7 +115,7 @@ def facts(path: str, finding: Finding, others: int) -> str:
         "measured": finding.measured,
         "limit": finding.limit,
         "hint": finding.hint,
-        "others": f"{others} more findings in this file" if others else "",
+        "others": f"{others} more in this file" if others else "",
     }
     return "\n".join(f"{name}: {value}" for name, value in lines.items() if value)
 
