@@ -135,7 +135,7 @@ class Reader:
         self._hand_over()
         readable = {key: partition for key, partition in self._partitions.items() if partition.claimed}
         free = self._intake.capacity()
-        if self._held or free <= 0 or not readable:
+        if free <= 0 or not readable:
             await self._rest()
             return
         self._receive(readable, await self._read(readable, free))
