@@ -38,6 +38,8 @@ from protocols.ports import ANY, EventStore
 from tests.projection_kit import BEGINNING, VALUE, Log, RandomLog, model_completed, opening
 
 DEADLINE_S = 20
+# Built before the test's coroutine starts: what Hypothesis draws inside one, it can't abandon.
+LOGS = st.builds(RandomLog, st.builds(Random, st.integers(0, 2**32)), st.integers(1, 80))
 TABLES = [table for projection in projections.ALL for table in projection.tables]
 
 
@@ -115,9 +117,8 @@ async def position(pool: asyncpg.Pool, name: str) -> int:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(random=st.randoms(use_true_random=False), page=st.integers(1, 12))
-async def test_how_the_log_is_cut_into_pages_makes_no_difference(pool: asyncpg.Pool, random: Random, page: int) -> None:
-    log = RandomLog(random, 60)
+@given(log=LOGS, page=st.integers(1, 12))
+async def test_how_the_log_is_cut_into_pages_makes_no_difference(pool: asyncpg.Pool, log: Log, page: int) -> None:
     tables = []
     for size in (page, 1000):
         await checkpoints.prepare(pool, projections.ALL)
@@ -448,11 +449,12 @@ async def test_one_runner_works_and_the_others_stand_by(pool: asyncpg.Pool) -> N
     async with running(first, second):
         await fill(store, RandomLog(Random(4), 50))
         await first.wait_until(50, within_s=DEADLINE_S)
-        holder = (await lag.lag(pool, store)).holder
-        assert sorted(map(repr, (first, second))) == [
-            f"<Runner of {holder}: at 50, epoch 2>",
-            f"<Runner of {'second' if holder == 'first' else 'first'}: standing by>",
-        ]
+        working = (await lag.lag(pool, store)).holder
+        standby = "second" if working == "first" else "first"
+        assert {repr(first), repr(second)} == {
+            f"<Runner of {working}: at 50, epoch 2>",
+            f"<Runner of {standby}: standing by>",
+        }
 
 
 async def test_a_standby_takes_over_when_the_lease_has_expired(pool: asyncpg.Pool) -> None:
