@@ -32,6 +32,9 @@ UNAVAILABLE: Final[tuple[type[Exception], ...]] = (
     asyncpg.TransactionRollbackError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InvalidAuthorizationSpecificationError,  # these three: new connections are refused
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
 )
 
 
@@ -47,6 +50,8 @@ def redacted(url: str) -> str:
 
 def reason_of(error: BaseException) -> str:
     """What went wrong, in a line."""
+    if isinstance(error, asyncpg.InterfaceError) and error.__context__ is not None:
+        error = error.__context__  # "can't roll back" only hides why
     first = str(error).strip().partition("\n")[0]
     return first or type(error).__name__
 

@@ -27,15 +27,11 @@ STREAM_PAGE: Final = 500
 MAX_VERSION: Final = 2**63 - 1
 LONGEST_PAUSE_S: Final = 1.0
 
-_PAGE = """
-    select position, stream, version, type, schema_version, recorded_at, data, meta from events
-    where position > $1 and position <= $2 order by position
-"""
+_PAGE = "select position, stream, version, type, schema_version, recorded_at, data, meta from read_log($1, $2)"
 _FORWARDS = """
-    select position, stream, version, type, schema_version, recorded_at, data, meta from events
-    where stream = $1 and version > $2 and version < $3 order by version limit $4
+    select position, stream, version, type, schema_version, recorded_at, data, meta from read_stream($1, $2, $3, $4)
 """
-_BACKWARDS = _FORWARDS.replace("order by version", "order by version desc")
+_BACKWARDS = _FORWARDS.replace("read_stream", "read_stream_backwards")
 _HEAD = "select position from head"
 # In the order of the digests: two writers that store the same blobs don't wait for each other in a circle.
 _PUT_BLOBS = """

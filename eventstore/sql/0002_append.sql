@@ -10,6 +10,7 @@ declare
 begin
     select * into strict former from head where only_row for update;
     perform set_config('idle_in_transaction_session_timeout', '10s', true);
+    perform set_config('enable_seqscan', 'off', true);  -- plans made on a small log are kept while it grows
     return former;
 end $$;
 
