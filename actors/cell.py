@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from actors.definition import Definition
-from actors.fold import ActorFold
+from actors.fold import ActorFold, TaskFold
 from actors.journal import Journal
 from actors.loading import load_actor
 from actors.work import Work
@@ -77,11 +77,13 @@ class Cell:
     async def load(self, *, takeover: bool) -> None:
         """Read the actor from the log, resume the task at work, and take what came in the meantime."""
         fold = await load_actor(self.runtime.store, self.stream)
+        at_work = fold.current if fold.at_work else None
+        message = await self.runtime.store.message(at_work.message) if at_work is not None else None
         if self.dropped:
             return
-        self._ready(fold)
-        if fold.at_work:
-            await self._resume(fold, takeover=takeover)
+        self._ready(fold)  # from here to the end at one stroke: a message that comes later finds the task at work
+        if at_work is not None and message is not None:
+            self._resume(at_work, message, takeover=takeover)
         while self._early and not self.dropped:
             self._take(self._early.popleft())
         if not self.dropped and self.work is None and not self._queue:
@@ -93,14 +95,10 @@ class Cell:
             self.runtime.store, self.runtime.idle, self.stream, fold.version, self._committed, self._refused
         )
 
-    async def _resume(self, fold: ActorFold, *, takeover: bool) -> None:
-        assert fold.current is not None
-        message = await self.runtime.store.message(fold.current.message)
-        if self.dropped:
-            return
+    def _resume(self, task: TaskFold, message: Message, *, takeover: bool) -> None:
         self.work = Work(self, self.definition, message, fresh=False, resumed=True)
         if takeover:
-            attempt = fold.current.attempt + 1
+            attempt = task.attempt + 1
             log.info("%s resumes, attempt %d", self.work, attempt)
             self.work.write(
                 e.TaskResumed(process=self.runtime.process, epoch=self.epoch, attempt=attempt, reason="takeover")
