@@ -3,11 +3,10 @@
 from projections import agents, audit, costs, mailbox, runs, tasks, timers
 from projections.base import Projection
 
-# The mailbox, the tasks and the timers are the working tables of the runtime; the others are for people.
+# The runtime's working tables: what recovery reads, and waits for. The others are for people.
+WORKING: tuple[Projection, ...] = (mailbox.PROJECTION, timers.PROJECTION, tasks.PROJECTION)
 ALL: tuple[Projection, ...] = (
-    mailbox.PROJECTION,
-    timers.PROJECTION,
-    tasks.PROJECTION,
+    *WORKING,
     runs.PROJECTION,
     agents.PROJECTION,
     costs.PROJECTION,

@@ -117,14 +117,19 @@ class Runner:
             if tenure is None:
                 await self._wait(head, deadline, within_s)
 
-    async def reached(self, position: int) -> bool:
-        """Whether all projections have come to a position."""
-        return await checkpoints.reached(self._pool, self._projections, position)
+    async def reached(self, position: int, *, of: Sequence[Projection] | None = None) -> bool:
+        """Whether some projections (all, if it isn't said) have come to a position."""
+        return await checkpoints.reached(self._pool, self._projections if of is None else of, position)
 
-    async def wait_until(self, position: int, *, within_s: float = 30.0) -> None:
-        """Return when all projections have come to a position, whoever runs them; raises ProjectionsBehind."""
+    async def wait_until(
+        self, position: int, *, of: Sequence[Projection] | None = None, within_s: float = 30.0
+    ) -> None:
+        """Return when some projections (all, if it isn't said) have come to a position, whoever runs them.
+
+        Raises ProjectionsBehind.
+        """
         deadline = self._clock.monotonic() + within_s
-        while not await self.reached(position):
+        while not await self.reached(position, of=of):
             await self._wait(position, deadline, within_s)
 
     async def rebuild(self, names: Sequence[str]) -> None:

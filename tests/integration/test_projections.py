@@ -615,6 +615,16 @@ async def test_lag_is_in_events_and_seconds(database_url: str) -> None:
         assert {(p.events, p.seconds) for p in (await lag.lag(store.pool, store)).projections} == {(0, 0.0)}
 
 
+async def test_the_working_tables_do_not_wait_for_a_projection_that_is_folded_anew(pool: asyncpg.Pool) -> None:
+    store = MemoryEventStore()
+    await fill(store, RandomLog(Random(14), 10))
+    mine = runner(pool, store)
+    await mine.catch_up()
+    await mine.rebuild(["audit"])
+    assert not await mine.reached(10)
+    await mine.wait_until(10, of=projections.WORKING, within_s=0)
+
+
 async def test_only_known_projections_are_rebuilt(pool: asyncpg.Pool) -> None:
     with pytest.raises(BadName, match="agents, audit, costs"):
         await runner(pool, MemoryEventStore()).rebuild(["tsaks"])
