@@ -14,7 +14,7 @@ from actors.loading import load_actor
 from actors.work import Work
 from protocols import events as e
 from protocols.codec import new_event
-from protocols.errors import AlreadyHandled, AppendRefused, StoreUnavailable
+from protocols.errors import AlreadyHandled, AppendRefused, BadEvent, StoreUnavailable
 from protocols.messages import OPENS_TASK, Message
 from protocols.names import parse_stream
 from protocols.ports import Appended, Delivery
@@ -47,6 +47,7 @@ class Cell:
         self.work: Work | None = None
         self.busy = False  # holds a slot of the runtime
         self.dropped = False
+        self.refusal: BadEvent | None = None  # what its task wrote and the store can't take: the task is to fail of it
         self._early: deque[Delivery] = deque()  # came while it loads
         self._queue: deque[Delivery] = deque()  # tasks behind the one at work; without their bodies
         self._held: dict[str, Delivery] = {}  # all that came and is not settled, by message id
@@ -92,7 +93,7 @@ class Cell:
     def _ready(self, fold: ActorFold) -> None:
         self.fold = fold
         self.journal = Journal(
-            self.runtime.store, self.runtime.idle, self.stream, fold.version, self._committed, self._refused
+            self.runtime.store, self.runtime.idle, self.stream, fold.version, self._committed, self.reload
         )
 
     def _resume(self, task: TaskFold, message: Message, *, takeover: bool) -> None:
@@ -179,7 +180,8 @@ class Cell:
         self.fold.version = appended.version
         self.runtime.send(self.stream, events, appended.version - len(events) + 1)
 
-    def _refused(self, error: BaseException) -> None:
+    def reload(self, error: BaseException) -> None:
+        """What is in memory can't go on: drop it, and let a new cell take the messages."""
         if isinstance(error, AlreadyHandled):
             self._settle(error.message)
         elif isinstance(error, AppendRefused | StoreUnavailable):
@@ -188,7 +190,7 @@ class Cell:
             log.error("%s is loaded again after an unexpected error", self.stream, exc_info=error)
         held = list(self._held.values())
         self.drop()
-        self.runtime.reload(self, held, uncertain=isinstance(error, StoreUnavailable))
+        self.runtime.reload(self, held, error)
 
     def ended(self, work: Work) -> None:
         """The task's end is durable: go on with the next one."""

@@ -24,7 +24,7 @@ from protocols import events as e
 from protocols.a2a import Artifact
 from protocols.codec import digest
 from protocols.errors import Detached, StepFailed, StepInputChanged, TaskCanceled, TaskFailed
-from protocols.messages import ErrorInfo, Kind, ReplyTo, encode_json, part_of
+from protocols.messages import ErrorInfo, Kind, ReplyTo, encode_json, error_info, part_of
 
 if TYPE_CHECKING:
     from actors.work import Work
@@ -125,7 +125,7 @@ class Context:
             try:
                 encoded = encode_json(await _call(function, *args, **kwargs))
             except Exception as error:
-                info = ErrorInfo(type=type(error).__name__, message=str(error))
+                info = error_info(error)
                 self._work.write(e.StepFailed(step=key, fingerprint=mark, error=info))
                 raise StepFailed(key, info.type, info.message) from error
             stored = await work.store_value(encoded)
@@ -163,7 +163,7 @@ class Context:
             try:
                 encoded = encode_json(await _call(function, **arguments))
             except Exception as error:
-                info = ErrorInfo(type=type(error).__name__, message=str(error))
+                info = error_info(error)
                 self._work.write(e.ToolFailed(step=key, tool=tool, error=info, duration_ms=_ms_since(begun)))
                 raise StepFailed(key, info.type, info.message) from error
             stored = await work.store_value(encoded)

@@ -13,7 +13,7 @@ from actors.directory import Directory
 from actors.journal import Idle
 from actors.models import Models
 from actors.timers import Timers
-from protocols.errors import StoreUnavailable
+from protocols.errors import BadEvent, StoreUnavailable
 from protocols.events import NewEvent
 from protocols.messages import OPENS_TASK, Message
 from protocols.names import message_id, parse_stream, partition_of
@@ -194,17 +194,19 @@ class Runtime:
         else:
             self._parked[cell.stream] = self.clock.monotonic()
 
-    def reload(self, cell: Cell, held: Sequence[Delivery], *, uncertain: bool) -> None:
-        """A cell was refused: if its partition is still this process's, its messages go to a new one."""
+    def reload(self, cell: Cell, held: Sequence[Delivery], error: BaseException) -> None:
+        """A cell can't go on: if its partition is still this process's, its messages go to a new one."""
         self._cells.pop(cell.stream, None)
         lease = self.lease_of(cell.stream)
         if lease is not None:
-            self.spawn(self._reload(cell.stream, lease, held, uncertain=uncertain))
+            self.spawn(self._reload(cell.stream, lease, held, error))
 
-    async def _reload(self, stream: str, lease: Lease, held: Sequence[Delivery], *, uncertain: bool) -> None:
-        if not uncertain and not await self.confirm(lease):
+    async def _reload(self, stream: str, lease: Lease, held: Sequence[Delivery], error: BaseException) -> None:
+        if not isinstance(error, StoreUnavailable) and not await self.confirm(lease):
             return
         self.activate(stream, lease)
+        if isinstance(error, BadEvent):
+            self._cells[stream].refusal = error
         for delivery in held:
             self.deliver(Delivery(delivery.message, delivery.lease, delivery.entry, fresh=False))
 

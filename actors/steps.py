@@ -15,6 +15,11 @@ from protocols.messages import MAX_INLINE_BYTES, encode_json
 _scope: ContextVar[str] = ContextVar("callboard_scope", default="")
 
 
+def leave_branches() -> None:
+    """Count from the task's own level: what begins a task may run in the context of another's branch."""
+    _scope.set("")
+
+
 def fingerprint(value: object) -> str:
     """A short digest of a step's input (BLAKE2b of its JSON, 64 bits). Raises TypeError for what can't be JSON."""
     return hashlib.blake2b(encode_json(value), digest_size=8).hexdigest()

@@ -14,12 +14,11 @@ from actors.context import Context
 from actors.definition import Definition, Handoff
 from actors.fold import WAITS, ActorFold, TaskFold
 from actors.machine import LIFECYCLE_MACHINE
-from actors.steps import inline, large
+from actors.steps import inline, large, leave_branches
 from protocols import events as e
 from protocols.a2a import Part
-from protocols.codec import new_event
-from protocols.errors import DeadlineExceeded
-from protocols.messages import ErrorInfo, Kind, Message, encode_json, part_of, value_of
+from protocols.errors import DeadlineExceeded, StoreUnavailable
+from protocols.messages import ErrorInfo, Kind, Message, encode_json, error_info, part_of, value_of
 from protocols.states import StateChange
 from protocols.trace import child_traceparent
 
@@ -109,6 +108,7 @@ class Work:
     ) -> None:
         """Write one event of this task, with the state change that follows from it."""
         message = self.message
+        data = encode_json(body)  # first: if it can't be JSON, nothing has changed
         self.actor_fold.take(body, message.task, handles)
         if state is None:
             state = self._state_change()
@@ -124,7 +124,8 @@ class Work:
             traceparent=message.traceparent,
             tenant=message.tenant,
         )
-        self.cell.write(new_event(body, meta), then)
+        event = e.NewEvent(type=body.TYPE, data=data, meta=meta, schema_version=body.SCHEMA_VERSION)
+        self.cell.write(event, then)
 
     def trigger(self, step: str, trigger: str) -> str:
         """Move the role's own machine; gives its new state. Raises IllegalTrigger."""
@@ -202,6 +203,7 @@ class Work:
         self.changed()
 
     async def _run(self) -> None:
+        leave_branches()
         if not self.fresh:
             await self.cell.journal.durable()
         try:
@@ -211,12 +213,17 @@ class Work:
             if self.ended or (task is not None and task.cancelling()):
                 raise
             self._fail(error)  # the handler awaited something that was cancelled
+        except StoreUnavailable as error:
+            self.cell.reload(error)  # nobody's fault: the task goes on when the store is back
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is recorded and ends its task
             self._fail(error)
         else:
             self._end("complete", body, *sends)
 
     async def _handle(self) -> Any:
+        refusal, self.cell.refusal = self.cell.refusal, None
+        if refusal is not None:
+            raise refusal
         if self.message.parts is None:
             self.message = await self.cell.runtime.store.message(self.message.id)
         handler, payload = self.definition.select(self.message)
@@ -257,11 +264,10 @@ class Work:
         )
 
     def _fail(self, error: BaseException) -> None:
-        info = ErrorInfo(type=type(error).__name__, message=str(error))
-        trace = "".join(traceback.format_exception(error))[-MAX_TRACEBACK_CHARACTERS:]
+        info = error_info(error, "".join(traceback.format_exception(error))[-MAX_TRACEBACK_CHARACTERS:])
         log.warning("%s failed: %s", self, info.type)
-        body = e.TaskFailed(error=msgspec.structs.replace(info, traceback=trace))
-        self._end("fail", body, *self._error_reply(info))
+        reply = self._error_reply(msgspec.structs.replace(info, traceback=""))
+        self._end("fail", e.TaskFailed(error=info), *reply)
 
     def cancel(self, reason: str, handles: str, then: Callable[[], None]) -> None:
         """End the task and what it asked others for."""

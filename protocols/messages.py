@@ -54,6 +54,19 @@ class ErrorInfo(Struct, frozen=True, omit_defaults=True):
     traceback: str = ""
 
 
+def error_info(error: BaseException, traceback: str = "") -> ErrorInfo:
+    """An exception as a value. What of its text is no UTF-8 is escaped."""
+    try:
+        text = str(error)
+    except Exception as failure:  # noqa: BLE001 - an exception's own code may raise anything
+        text = f"its message can't be made: {type(failure).__name__}"
+    return ErrorInfo(type=type(error).__name__, message=_storable(text), traceback=_storable(traceback))
+
+
+def _storable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
 class ReplyTo(Struct, frozen=True, omit_defaults=True):
     """Who waits for the answer: the actor's stream, its task, and the step of that task."""
 
@@ -103,11 +116,13 @@ def part_of(value: object) -> Part:
     """A value as an A2A part: text for a string, bytes as raw, anything else msgspec can encode as data.
 
     The name of a Struct's type goes along, so that the receiver can choose its handler by it.
-    Raises TypeError for what can't be JSON.
+    Raises TypeError for what can't be JSON, UnicodeEncodeError for text that can't be UTF-8.
     """
     if isinstance(value, Part):
         return value
     if isinstance(value, str):
+        if not value.isascii():
+            value.encode()
         return Part(text=value)
     if isinstance(value, bytes):
         return Part(raw=value)

@@ -309,6 +309,8 @@ async def spec(
     """
     scripted = models if isinstance(models, ScriptedModels) else ScriptedModels(models)
     play = Play(actors, scripted, slots=slots, store=store)
-    async with play._process:
+    try:
         await play._start()
         yield play
+    finally:
+        await play._process.aclose()
