@@ -14,7 +14,7 @@ from actors.directory import Directory, Receiver
 from protocols import events as e
 from protocols.codec import body_of, new_event
 from protocols.errors import BadPayload, TaskCanceled, TaskFailed, UnknownRun
-from protocols.messages import Kind, Message, Priority, part_of
+from protocols.messages import Kind, Message, Priority, encode_json, part_of
 from protocols.names import message_id, new_id, role_of, run_stream
 from protocols.ports import ANY, NO_STREAM, Bus, EventStore, Route
 from protocols.trace import root_traceparent
@@ -193,7 +193,7 @@ def check_payload(route: Route, payload: Any) -> None:
     if route.input_schema is None:
         return
     validator = _validator(route.input_schema)
-    plain = msgspec.to_builtins(payload)
+    plain = msgspec.json.decode(encode_json(payload))  # as it will arrive: a tuple is an array
     if not validator.is_valid(plain):
         from jsonschema.exceptions import best_match
 
