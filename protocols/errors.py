@@ -91,6 +91,15 @@ class BadSetting(UserError):
 
 
 @dataclass(eq=False)
+class BadOption(UserError):
+    """{option} {value!r} can't be used: {reason}."""
+
+    option: str
+    value: str
+    reason: str
+
+
+@dataclass(eq=False)
 class BadApp(UserError):
     """{app!r} is not an app: {reason}. An app is a Python file or module with at least one Actor class."""
 
@@ -319,6 +328,15 @@ class DeadlineExceeded(CallboardError):
 
     what: str
     deadline: str
+
+
+@dataclass(eq=False)
+class StillAtWork(CallboardError):
+    """Task {task} has not ended within {within_s:g} s. It goes on: `callboard run {run}` shows how far it is."""
+
+    task: str
+    run: str
+    within_s: float
 
 
 @dataclass(eq=False)

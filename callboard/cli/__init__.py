@@ -1,0 +1,14 @@
+"""The command line.
+
+main      the commands, their options and help texts; imports nothing heavy
+serve     up, actor, projections
+send      send
+reports   runs, run, tasks, agents, costs
+history   audit, events, replay
+health    messages, lag, services
+session, output, words, story, errors      what they share
+"""
+
+from callboard.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,32 @@
+"""From an exception to a line on the screen and an exit code."""
+
+from collections.abc import Iterator
+
+from protocols.errors import CallboardError
+
+
+def error_in(raised: BaseException) -> CallboardError | None:
+    """The one error of ours in what task groups have wrapped; None where something else went wrong too.
+
+    Several that say the same thing are one.
+    """
+    leaves = list(_leaves(raised))
+    first, *others = leaves
+    if isinstance(first, CallboardError) and all(
+        isinstance(other, CallboardError) and str(other) == str(first) for other in others
+    ):
+        return first
+    return None
+
+
+def in_a_line(error: CallboardError) -> str:
+    """An error's message on one line."""
+    return " ".join(str(error).split())
+
+
+def _leaves(raised: BaseException) -> Iterator[BaseException]:
+    if isinstance(raised, BaseExceptionGroup):
+        for each in raised.exceptions:
+            yield from _leaves(each)
+    else:
+        yield raised

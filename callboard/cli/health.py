@@ -1,0 +1,273 @@
+"""`messages`, `lag` and `services`: what waits, how far everything is behind, and the local servers."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import anyio
+from msgspec import Struct
+
+from callboard.bootstrap import Stack, connected, served
+from callboard.cli.output import add, people, plain, table, write_json, write_text
+from callboard.cli.session import Session, command_settings, read
+from callboard.cli.words import NOTHING, ago, count, duration, one_line, short, until
+from callboard.services import LocalServices, Status
+from callboard.settings import Settings
+from projections import lag as lag_
+from projections import mailbox, timers
+from projections.lag import ProjectionLag
+from projections.mailbox import DeadLetter, OpenMessage
+from projections.timers import Timer
+
+UNKNOWN: Final = "?"
+
+
+# -- messages --------------------------------------------------------------------------------------------------
+
+
+class MessagesReport(Struct, frozen=True, kw_only=True):
+    """What `messages --json` shows."""
+
+    open: tuple[OpenMessage, ...]  # oldest first
+    timers: tuple[Timer, ...]  # the earliest first
+    dead: tuple[DeadLetter, ...]  # newest first
+
+
+def messages(*, role: str | None, run: str | None, dead: bool, limit: int, as_json: bool) -> None:
+    """Messages that nobody has handled yet, timers, and dead letters; or only those."""
+
+    async def fetch(session: Session) -> MessagesReport:
+        of_run = (await session.run(run)).run if run else None
+        given = {"role": role, "run": of_run}
+        return MessagesReport(
+            open=() if dead else tuple(await mailbox.list_open(session.pool, limit=limit, **given)),
+            timers=() if dead else tuple(await timers.list_timers(session.pool, limit=limit, **given)),
+            dead=tuple(await mailbox.list_dead(session.pool, limit=limit, **given)),
+        )
+
+    report = read(fetch)
+    if as_json:
+        write_json(report.dead if dead else report)
+        return
+    now = datetime.now(UTC)
+    if not dead:
+        _show_open(report.open, now)
+        _show_timers(report.timers, now)
+    _show_dead(report.dead, now)
+
+
+def _show_open(found: Sequence[OpenMessage], now: datetime) -> None:
+    if not found:
+        write_text("No message waits to be handled.")
+        return
+    shown = table("open message", "kind", "to", "from", "run", "priority", "sent")
+    for each in found:
+        to = short(f"{each.role}/{each.key}")
+        add(
+            shown,
+            short(each.id),
+            each.kind,
+            to,
+            short(each.sender),
+            short(each.run),
+            each.priority,
+            ago(each.opened_at, now),
+        )
+    people().print(shown)
+
+
+def _show_timers(found: Sequence[Timer], now: datetime) -> None:
+    if not found:
+        write_text("No timer is set.")
+        return
+    shown = table("timer", "kind", "wakes", "run", "due")
+    for each in found:
+        actor = short(f"{each.role}/{each.key}")
+        add(shown, short(each.id), each.kind, actor, short(each.run), until(each.due_at, now))
+    people().print(shown)
+
+
+def _show_dead(found: Sequence[DeadLetter], now: datetime) -> None:
+    if not found:
+        write_text("There are no dead letters.")
+        return
+    right = ("attempts",)
+    shown = table("dead letter", "kind", "to", "run", "attempts", "died", "why", right=right, wide="why")
+    for each in found:
+        to = short(f"{each.role}/{each.key}") if each.key else each.role
+        run = short(each.run) if each.run else NOTHING
+        kind, died = each.kind or NOTHING, ago(each.died_at, now)
+        add(shown, short(each.id), kind, to, run, str(each.attempts), died, one_line(each.reason))
+    people().print(shown)
+
+
+# -- lag -------------------------------------------------------------------------------------------------------
+
+
+class PartitionLag(Struct, frozen=True, kw_only=True):
+    """One partition: who owns it, for how long still, and what waits on it."""
+
+    partition: int
+    epoch: int
+    owner: str | None
+    lease_s: float | None  # negative: it has expired
+    backlog: int  # messages on the bus that nobody has taken
+    open: int  # messages in the log that nobody has handled
+
+
+class RoleLag(Struct, frozen=True, kw_only=True):
+    """One role. `oldest_s`: for how long its oldest open message has been waiting; None if none is open."""
+
+    role: str
+    oldest_s: float | None
+    partitions: tuple[PartitionLag, ...]
+
+
+class LagReport(Struct, frozen=True, kw_only=True):
+    """What `lag --json` shows. `runner` folds the projections; None if nobody does."""
+
+    head: int
+    runner: str | None
+    projections: tuple[ProjectionLag, ...]
+    roles: tuple[RoleLag, ...]
+
+
+def lag(*, as_json: bool) -> None:
+    """How far the projections and the roles are behind."""
+    with served(command_settings()) as settings:
+        report = anyio.run(_lag, settings)
+    if as_json:
+        write_json(report)
+    else:
+        _show_lag(report)
+
+
+async def _lag(settings: Settings) -> LagReport:
+    async with connected(settings, "lag") as stack:
+        await stack.runner.prepare()
+        folded = await lag_.lag(stack.store.pool, stack.store)
+        alive = folded.expires_in_s is not None and folded.expires_in_s > 0
+        return LagReport(
+            head=folded.head,
+            runner=folded.holder if alive else None,
+            projections=folded.projections,
+            roles=tuple([await _role_lag(stack, role) for role in stack.directory.roles]),
+        )
+
+
+async def _role_lag(stack: Stack, role: str) -> RoleLag:
+    route = stack.directory.route(role)
+    assert route is not None
+    pool = stack.store.pool
+    backlog = await stack.bus.backlog(role)
+    opened = await mailbox.open_counts(pool, role, route.partitions)
+    partitions = [
+        PartitionLag(
+            partition=each.partition,
+            epoch=each.epoch,
+            owner=each.owner,
+            lease_s=each.expires_in_s,
+            backlog=backlog.get(each.partition, 0),
+            open=opened.get(each.partition, 0),
+        )
+        for each in await stack.leases.partitions()
+        if each.role == role
+    ]
+    return RoleLag(role=role, oldest_s=await mailbox.oldest_age_s(pool, role), partitions=tuple(partitions))
+
+
+def _show_lag(report: LagReport) -> None:
+    console = people()
+    runner = f"{plain(report.runner)} folds the projections" if report.runner else "nobody folds the projections"
+    console.print(f"The log's head is position {report.head:,}; {runner}.\n")
+    shown = table("projection", "position", "behind", "by", right=("position", "behind", "by"))
+    for each in report.projections:
+        by = duration(each.seconds) if each.events else NOTHING
+        add(shown, each.name, f"{each.position:,}", count(each.events, "event"), by)
+    console.print(shown)
+    if not report.roles:
+        console.print("\nNo role has been served yet: `callboard up APP` does.")
+        return
+    console.print()
+    right = ("lease", "on the bus", "open", "oldest")
+    shown = table("role", "partitions", "owner", "lease", "on the bus", "open", "oldest", right=right)
+    for role in report.roles:
+        for owner, group in groupby(sorted(role.partitions, key=_owner), key=_owner):
+            owned = list(group)
+            lease_s = min((each.lease_s for each in owned if each.lease_s is not None), default=None)
+            lease = NOTHING if lease_s is None else duration(lease_s) if lease_s >= 0 else "expired"
+            add(
+                shown,
+                role.role,
+                numbers([each.partition for each in owned]),
+                owner or "nobody",
+                lease,
+                f"{sum(each.backlog for each in owned):,}",
+                f"{sum(each.open for each in owned):,}",
+                duration(role.oldest_s) if role.oldest_s is not None else NOTHING,
+            )
+    console.print(shown)
+
+
+def _owner(partition: PartitionLag) -> str:
+    return partition.owner or ""
+
+
+def numbers(given: Sequence[int]) -> str:
+    """Numbers with their runs drawn together: 0-3, 5."""
+    runs = [list(run) for _, run in groupby(enumerate(sorted(given)), key=lambda pair: pair[1] - pair[0])]
+    return ", ".join(str(run[0][1]) if len(run) == 1 else f"{run[0][1]}-{run[-1][1]}" for run in runs)
+
+
+# -- services --------------------------------------------------------------------------------------------------
+
+
+def services_up(*, as_json: bool) -> None:
+    """Start the local servers, and leave them running."""
+    services = LocalServices(_home())
+    services.start()
+    services.pin()
+    _show_status(services.status(), as_json=as_json)
+
+
+def services_down(*, force: bool, as_json: bool) -> None:
+    """Stop the local servers, as soon as nobody uses them."""
+    services = LocalServices(_home())
+    if services.home.exists():
+        services.unpin()
+    stopped = services.stop(force=force)
+    if as_json:
+        write_json(services.status())
+    elif stopped:
+        write_text("PostgreSQL and Valkey are stopped; their data stays.")
+    else:
+        write_text("Other processes use the servers: they stop when the last one ends. --force stops them now.")
+
+
+def services_status(*, as_json: bool) -> None:
+    """The local servers as they are."""
+    _show_status(LocalServices(_home()).status(), as_json=as_json)
+
+
+def _home() -> Path:
+    return command_settings().home
+
+
+def _show_status(status: Status, *, as_json: bool) -> None:
+    if as_json:
+        write_json(status)
+        return
+    console = people()
+    for name, answers, url in (
+        ("PostgreSQL", status.postgres, status.database_url),
+        ("Valkey", status.valkey, status.redis_url),
+    ):
+        state = "[green]answers[/]" if answers else "[dim]is down[/]"
+        console.print(f"{name:<10} {state}  {plain(url)}", soft_wrap=True)
+    console.print(f"data in {plain(status.home)}", soft_wrap=True)
+    if status.pinned:
+        console.print("They run until `callboard services down`.")
+    elif status.postgres or status.valkey:
+        console.print("They stop when the last process that uses them ends.")

@@ -1,0 +1,235 @@
+"""`audit`, `events` and `replay`: what the log says, in order."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Struct
+from rich.console import Console
+from rich.text import Text
+
+from actors.fold import ActorFold, fold
+from callboard.cli.output import add, people, table, write_json, write_text
+from callboard.cli.session import Session, read
+from callboard.cli.story import EventLine, line
+from callboard.cli.words import NOTHING, clock, short
+from projections import audit as audit_
+from projections import tasks as tasks_
+from projections.audit import Entry
+from protocols.errors import BadOption, UnknownStream, UnknownTask
+from protocols.events import Event
+from protocols.names import RUN, actor_stream, parse_stream, run_stream
+
+MAX_TASKS: Final = 10_000  # of one run
+
+
+# -- audit -----------------------------------------------------------------------------------------------------
+
+
+def audit(given: str | None, *, after: int | None, limit: int, as_json: bool) -> None:
+    """Notable events: those of a run, those behind a position, or else the newest."""
+
+    async def fetch(session: Session) -> list[Entry]:
+        run = (await session.run(given)).run if given else None
+        begin = after
+        if begin is None:
+            # Every entry has a position of its own: so many positions hold at most so many entries.
+            begin = 0 if run else max(0, await session.store.head() - limit)
+        return await audit_.audit(session.pool, run=run, after=begin, limit=limit)
+
+    found = read(fetch)
+    if as_json:
+        write_json(found)
+    elif not found:
+        write_text("Nothing notable has happened.")
+    else:
+        shown = table("position", "at", "actor", "task", "what", "detail", right=("position",), wide="detail")
+        for entry in found:
+            who, task = short(entry.actor), short(entry.task or NOTHING)
+            add(shown, str(entry.position), clock(entry.at), who, task, entry.what, short(entry.detail))
+        people().print(shown)
+        if len(found) == limit:
+            people().print(f"[dim]--after {found[-1].position} shows what came next.[/]")
+
+
+# -- events ----------------------------------------------------------------------------------------------------
+
+
+def events(given: str, *, after: int, limit: int, bodies: bool, as_json: bool) -> None:
+    """The events of one stream."""
+
+    async def fetch(session: Session) -> list[Event]:
+        stream = await _stream(session, given)
+        return [event async for event in session.store.read_stream(stream, after=after, before=after + limit + 1)]
+
+    found = read(fetch)
+    if as_json:
+        write_json([line(event, bodies=bodies) for event in found])
+        return
+    console = people()
+    for event in found:
+        _show_event(console, line(event, bodies=bodies), name=str(event.version))
+    if len(found) == limit:
+        console.print(f"[dim]--after {found[-1].version} shows what came next.[/]")
+    elif not found:
+        write_text(f"There is nothing behind version {after}.")
+
+
+async def _stream(session: Session, given: str) -> str:
+    """A stream by its name, whose run or task may be shortened. Raises UnknownStream, BadName."""
+    role, key = parse_stream(given)
+    async for _ in session.store.read_stream(given, before=2):
+        return given
+    if role == RUN:
+        return run_stream((await session.run(key)).run)
+    try:
+        task = await session.task(key)
+    except UnknownTask:
+        raise UnknownStream(given) from None
+    if task.role != role:
+        raise UnknownStream(given)
+    return actor_stream(role, task.key)
+
+
+# -- replay ----------------------------------------------------------------------------------------------------
+
+
+class StepAt(Struct, frozen=True, kw_only=True):
+    """A step of an actor's task: its form is step, tool, model, question, timer, wait, review, message ..."""
+
+    step: str
+    form: str
+    state: str  # open, done or failed
+    attempt: int
+
+
+class ActorAt(Struct, frozen=True, kw_only=True):
+    """An actor as the events up to a position leave it."""
+
+    actor: str
+    version: int
+    state: str
+    role_state: str | None
+    task: str | None
+    attempt: int
+    ended: bool
+    steps: tuple[StepAt, ...]
+
+
+class Replay(Struct, frozen=True, kw_only=True):
+    """What `replay --json` shows: the run's events by position up to `at`, and its actors as they leave them."""
+
+    run: str
+    at: int
+    events: tuple[EventLine, ...]
+    actors: tuple[ActorAt, ...]
+
+
+def replay(given: str, *, at: int | None, step: bool, bodies: bool, as_json: bool) -> None:
+    """All events of a run, and its actors as these leave them."""
+    if step and as_json:
+        raise BadOption("--step", "--json", "they exclude each other: steps are for people")
+
+    async def fetch(session: Session) -> tuple[str, list[Event]]:
+        run = (await session.run(given)).run
+        return run, await _run_events(session, run)
+
+    run, found = read(fetch)
+    if at is not None:
+        if not found[0].position <= at <= found[-1].position:
+            reason = f"the run's events are at positions {found[0].position} to {found[-1].position}"
+            raise BadOption("--at", str(at), reason)
+        found = [event for event in found if event.position <= at]
+    lines = tuple(line(event, bodies=bodies) for event in found)
+    replayed = Replay(run=run, at=found[-1].position, events=lines, actors=actors_at(found))
+    if as_json:
+        write_json(replayed)
+    else:
+        _show_replay(people(), replayed, step=step)
+
+
+async def _run_events(session: Session, run: str) -> list[Event]:
+    """All events of a run's streams that belong to it, by position."""
+    tasks = await tasks_.list_tasks(session.pool, run=run, limit=MAX_TASKS)
+    streams = {run_stream(run)} | {actor_stream(task.role, task.key) for task in tasks}
+    found: list[Event] = []
+    for stream in streams:
+        found += [event async for event in session.store.read_stream(stream) if event.meta.run == run]
+    return sorted(found, key=lambda event: event.position)
+
+
+def actors_at(found: Iterable[Event]) -> tuple[ActorAt, ...]:
+    """The actors that events leave behind, folded from them, by name."""
+    streams: dict[str, list[Event]] = {}
+    for event in found:
+        if parse_stream(event.stream).role != RUN:
+            streams.setdefault(event.stream, []).append(event)
+    return tuple(_actor_at(stream, fold(streams[stream])) for stream in sorted(streams))
+
+
+def _actor_at(stream: str, actor: ActorFold) -> ActorAt:
+    task = actor.current
+    steps = []
+    for key, record in task.steps.items() if task is not None else ():
+        state = "failed" if record.error is not None else "done" if record.done else "open"
+        steps.append(StepAt(step=key, form=record.form, state=state, attempt=max(1, record.attempt)))
+    return ActorAt(
+        actor=stream,
+        version=actor.version,
+        state=actor.state,
+        role_state=actor.role_state,
+        task=task.task if task is not None else None,
+        attempt=task.attempt if task is not None else 0,
+        ended=task.ended if task is not None else False,
+        steps=tuple(steps),
+    )
+
+
+def _show_replay(console: Console, replayed: Replay, *, step: bool) -> None:
+    console.print(f"[bold]run {replayed.run}[/] up to position {replayed.at}\n")
+    for event in replayed.events:
+        _show_event(console, event, name=short(event.stream))
+        if step and event is not replayed.events[-1]:
+            console.print("[dim]Enter: the next event; Ctrl-C: stop[/]", end="")
+            if not sys.stdin.readline():
+                break
+    console.print()
+    _show_actors(console, replayed.actors)
+
+
+def _show_event(console: Console, event: EventLine, *, name: str) -> None:
+    """One line, and the body below it where there is one."""
+    text = Text.assemble(
+        (f"{event.position:>7} ", "dim"),
+        (clock(event.at) + "  ", "dim"),
+        (f"{name:<22} ", "bold"),
+        (f"{event.type:<18} ", "cyan"),
+        short(event.words),
+    )
+    if event.before != event.after:
+        text.append(f"  {event.before} -> {event.after}", "yellow")
+    console.print(text, soft_wrap=True)
+    if event.body is not UNSET:
+        body = msgspec.json.format(bytes(event.body), indent=2).decode()
+        console.print(Text("".join(f"        {each}\n" for each in body.splitlines()), "dim"), soft_wrap=True, end="")
+
+
+def _show_actors(console: Console, actors: Sequence[ActorAt]) -> None:
+    shown = table(
+        "actor", "version", "state", "own state", "attempt", "steps done", "open", right=("version", "attempt")
+    )
+    for actor in actors:
+        done = sum(step.state != "open" for step in actor.steps)
+        still = ", ".join(step.step for step in actor.steps if step.state == "open" and not actor.ended)
+        add(
+            shown,
+            short(actor.actor),
+            str(actor.version),
+            actor.state,
+            actor.role_state or NOTHING,
+            str(actor.attempt),
+            str(done),
+            short(still) or NOTHING,
+        )
+    console.print(shown)

@@ -1,0 +1,340 @@
+"""`runs`, `run`, `tasks`, `agents` and `costs`: what the read models say."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from callboard.cli.output import add, people, plain, table, write_json, write_result, write_text
+from callboard.cli.session import Session, read
+from callboard.cli.words import (
+    NOTHING,
+    STATE_STYLES,
+    Branch,
+    ago,
+    bar,
+    count,
+    duration,
+    model_word,
+    money,
+    one_line,
+    short,
+    span,
+    state_of,
+    state_word,
+    tree,
+)
+from projections import agents as agents_
+from projections import costs as costs_
+from projections import runs as runs_
+from projections import tasks as tasks_
+from projections.agents import Agent
+from projections.costs import Costs, Dimension
+from projections.runs import Run
+from projections.tasks import Task
+from protocols.codec import body_of
+from protocols.errors import BadOption
+from protocols.events import ENDS_TASK, TaskCompleted
+from protocols.states import AT_WORK, TERMINAL, TaskState
+
+MAX_TASKS: Final = 10_000  # of one run
+STATES: Final = ("submitted", "working", "input-required", "completed", "failed", "canceled", "idle", *AT_WORK)
+
+
+class RunReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What `run --json` shows. `result` only where the run has completed with one."""
+
+    run: Run
+    tasks: tuple[Task, ...]  # oldest first
+    costs: tuple[Costs, ...]  # by role
+    result: Raw | UnsetType = UNSET
+
+
+# -- runs ------------------------------------------------------------------------------------------------------
+
+
+def runs(*, state: str | None, limit: int, as_json: bool) -> None:
+    """All runs, newest first."""
+    chosen = _a2a_state(state)
+    found = read(lambda session: runs_.list_runs(session.pool, state=chosen, limit=limit))  # type: ignore[arg-type]
+    if as_json:
+        write_json(found)
+    elif not found:
+        write_text("There is no such run." if state else "There are no runs yet: `callboard send` starts one.")
+    else:
+        people().print(_runs_table(found, datetime.now(UTC)))
+        _tell_limit(found, limit)
+
+
+def _runs_table(found: Sequence[Run], now: datetime) -> Table:
+    right = ("tasks", "took", "tokens", "cost")
+    shown = table("run", "state", "sent to", "started", "took", "tasks", "tokens", "cost", right=right)
+    for run in found:
+        add(
+            shown,
+            short(run.run),
+            _state(run.state),
+            short(run.actor),
+            ago(run.started_at, now),
+            duration(((run.ended_at or now) - run.started_at).total_seconds()),
+            f"{run.tasks:,}" + (f" ({run.failed:,} failed)" if run.failed else ""),
+            _tokens(run.input_tokens + run.output_tokens),
+            money(run.cost, run.unpriced),
+        )
+    return shown
+
+
+# -- run -------------------------------------------------------------------------------------------------------
+
+
+def run(given: str, *, as_json: bool) -> None:
+    """One run in full."""
+
+    async def fetch(session: Session) -> RunReport:
+        found = await session.run(given)
+        tasks = await tasks_.list_tasks(session.pool, run=found.run, limit=MAX_TASKS)
+        by_role = await costs_.costs(session.pool, ["role"], run=found.run)
+        result = await _result(session, found, tasks)
+        return RunReport(run=found, tasks=tuple(reversed(tasks)), costs=tuple(by_role), result=result)
+
+    report = read(fetch)
+    if as_json:
+        write_json(report)
+    else:
+        _show_run(people(), report, datetime.now(UTC))
+
+
+async def _result(session: Session, found: Run, tasks: Sequence[Task]) -> Raw | UnsetType:
+    """What the answering task gave."""
+    answering = next((task for task in tasks if task.task == found.answering), None)
+    if answering is None or answering.state != "TASK_STATE_COMPLETED":
+        return UNSET
+    async for event in session.store.read_stream(f"{answering.role}/{answering.key}", backwards=True):
+        if event.type in ENDS_TASK and event.meta.task == answering.task:
+            body = body_of(event)
+            return body.result if isinstance(body, TaskCompleted) else UNSET
+    return UNSET
+
+
+def _show_run(console: Console, report: RunReport, now: datetime) -> None:
+    found = report.run
+    end = found.ended_at or now
+    took = duration((end - found.started_at).total_seconds())
+    style = STATE_STYLES[found.state]
+    console.print(f"[bold]run {found.run}[/]  [{style}]{state_word(found.state)}[/]")
+    started = found.started_at.astimezone()
+    origin = f", from {plain(found.origin)}" if found.origin else ""
+    console.print(f"sent to {plain(short(found.actor))}{origin}, {started:%Y-%m-%d %H:%M:%S}, took {took}")
+    tokens = f"{count(found.model_calls, 'model call')}, {_tokens(found.input_tokens + found.output_tokens)} tokens"
+    spent = f", {money(found.cost, found.unpriced)}" if found.model_calls else ""
+    console.print(f"{count(found.tasks, 'task')}, {tokens}{spent}, {count(found.events, 'event')}")
+    console.print()
+    console.print(_tree_table(tree(report.tasks), found.started_at, max(end, _last(report.tasks)), now))
+    _show_waits(console, report.tasks, now)
+    _show_errors(console, report.tasks)
+    if report.costs:
+        console.print()
+        console.print(_costs_table(report.costs, ("role",)))
+    if report.result is not UNSET:
+        console.print("\n[bold]result[/]")
+        write_result(msgspec.json.decode(report.result))
+    console.print(f"\n[dim]callboard replay {short(found.run)}    every event, in order[/]")
+
+
+def _tree_table(branches: Sequence[Branch], begin: datetime, end: datetime, now: datetime) -> Table:
+    whole = max((end - begin).total_seconds(), 0.001)
+    right = ("took", "tokens", "cost")
+    shown = table("task", "", "state", "took", "", "tokens", "cost", right=right)
+    for lines, task in branches:
+        started, ended = task.started_at or task.opened_at, task.ended_at or now
+        name = task.role if task.key == task.task else f"{task.role}/{task.key}"
+        style = STATE_STYLES[task.state]
+        add(
+            shown,
+            lines + name,
+            Text(short(task.task), "dim"),
+            _state(task.state),
+            duration((ended - started).total_seconds()) if task.started_at else NOTHING,
+            Text(span((started - begin).total_seconds() / whole, (ended - begin).total_seconds() / whole), style),
+            _tokens(task.input_tokens + task.output_tokens),
+            money(task.cost, task.unpriced),
+        )
+    return shown
+
+
+def _last(tasks: Sequence[Task]) -> datetime:
+    return max((task.updated_at for task in tasks), default=datetime.min.replace(tzinfo=UTC))
+
+
+def _show_waits(console: Console, tasks: Sequence[Task], now: datetime) -> None:
+    for task in tasks:
+        for wait in task.waiting:
+            since = duration((now - wait.since).total_seconds())
+            console.print(f"[yellow]{task.role} {short(task.task)} waits[/] for {plain(short(wait.on))}, {since}")
+
+
+def _show_errors(console: Console, tasks: Sequence[Task]) -> None:
+    for task in tasks:
+        if task.error_type:
+            what = f"{task.error_type}: {one_line(task.error_message or '', 300)}"
+            console.print(f"[red]{task.role} {short(task.task)} {state_word(task.state)}:[/] {plain(what)}")
+
+
+# -- tasks, agents, costs --------------------------------------------------------------------------------------
+
+
+def tasks(*, run: str | None, role: str | None, state: str | None, limit: int, as_json: bool) -> None:
+    """Tasks, newest first."""
+    chosen = _any_state(state)
+
+    async def fetch(session: Session) -> list[Task]:
+        of_run = (await session.run(run)).run if run else None
+        return await tasks_.list_tasks(session.pool, run=of_run, role=role, state=chosen, limit=limit)  # type: ignore[arg-type]
+
+    found = read(fetch)
+    if as_json:
+        write_json(found)
+    elif not found:
+        write_text("There is no such task." if run or role or state else "There are no tasks yet.")
+    else:
+        people().print(_tasks_table(found, datetime.now(UTC)))
+        _tell_limit(found, limit)
+
+
+def _tasks_table(found: Sequence[Task], now: datetime) -> Table:
+    right = ("took", "tokens", "cost", "attempt")
+    shown = table("task", "actor", "run", "state", "took", "attempt", "tokens", "cost", "waits for", right=right)
+    for task in found:
+        began = task.started_at
+        add(
+            shown,
+            short(task.task),
+            task.role if task.key == task.task else f"{task.role}/{short(task.key)}",
+            short(task.run),
+            _state(task.state),
+            duration(((task.ended_at or now) - began).total_seconds()) if began else NOTHING,
+            str(task.attempt) if task.attempt else NOTHING,
+            _tokens(task.input_tokens + task.output_tokens),
+            money(task.cost, task.unpriced),
+            ", ".join(short(wait.on) for wait in task.waiting),
+        )
+    return shown
+
+
+def agents(*, role: str | None, as_json: bool) -> None:
+    """All agents, by name."""
+    found: list[Agent] = read(lambda session: agents_.list_agents(session.pool, role=role))
+    if as_json:
+        write_json(found)
+    elif not found:
+        write_text("No agent has worked yet.")
+    else:
+        now = datetime.now(UTC)
+        right = ("tasks", "at work", "completed", "failed", "canceled", "tokens", "cost")
+        shown = table(
+            *("agent", "tasks", "at work", "completed", "failed", "canceled", "tokens", "cost", "seen", "last in"),
+            right=right,
+        )
+        for each in found:
+            ended = (each.completed + each.handed_off, each.failed, each.canceled)
+            add(
+                shown,
+                short(each.agent),
+                *(f"{number:,}" for number in (each.tasks, each.at_work, *ended)),
+                _tokens(each.input_tokens + each.output_tokens),
+                money(each.cost, each.unpriced),
+                ago(each.last_seen, now),
+                Text(each.last_process or NOTHING, "dim"),
+            )
+        people().print(shown)
+
+
+def costs(*, by: Dimension, run: str | None, as_json: bool) -> None:
+    """Costs, grouped."""
+
+    async def fetch(session: Session) -> list[Costs]:
+        of_run = (await session.run(run)).run if run else None
+        return await costs_.costs(session.pool, [by], run=of_run)
+
+    found = read(fetch)
+    if as_json:
+        write_json(found)
+    elif not found:
+        write_text("No model has been called yet.")
+    else:
+        people().print(_costs_table(found, (by,)))
+
+
+def _costs_table(found: Sequence[Costs], by: Sequence[str]) -> Table:
+    """Groups with bars: each its share of the amounts of the currency that most groups have, or else of the tokens."""
+    currencies = [currency for group in found for currency in group.amounts]
+    currency = max(set(currencies), key=currencies.count) if currencies else None
+
+    def weight(group: Costs) -> float:
+        return float(group.amounts.get(currency, 0)) if currency else float(_all_tokens(group))
+
+    whole = sum(weight(group) for group in found) or 1.0
+    right = ("calls", "failed", "tokens in", "out", "cost")
+    shown = table(*by, "calls", "failed", "tokens in", "out", "cost", "share", right=right)
+    for group in sorted(found, key=weight, reverse=by != ("day",)):
+        names = [
+            model_word(name) if dimension == "model" else short(name)
+            for dimension, name in zip(by, group.by, strict=True)
+        ]
+        share = weight(group) / whole
+        add(
+            shown,
+            *names,
+            f"{group.calls:,}",
+            f"{group.failed:,}",
+            _tokens(group.input + group.cached_input + group.cache_write),
+            _tokens(group.output + group.reasoning),
+            money(group.amounts, group.unpriced),
+            f"{bar(share, 16)} {share:.0%}",
+        )
+    return shown
+
+
+# -- shared ----------------------------------------------------------------------------------------------------
+
+
+def _all_tokens(group: Costs) -> int:
+    return group.input + group.cached_input + group.cache_write + group.output + group.reasoning
+
+
+def _state(state: TaskState) -> Text:
+    return Text(state_word(state), STATE_STYLES[state])
+
+
+def _tokens(number: int) -> str:
+    return f"{number:,}" if number else NOTHING
+
+
+def _tell_limit(found: Sequence[object], limit: int) -> None:
+    if len(found) == limit:
+        people().print(f"[dim]The newest {limit}; --limit shows more.[/]")
+
+
+def _a2a_state(word: str | None) -> str | None:
+    """The A2A state that a word names. Raises BadOption."""
+    if word is None:
+        return None
+    state = state_of(word)
+    if state is None:
+        raise BadOption("--state", word, f"it is one of {', '.join(STATES[:6])}")
+    return state
+
+
+def _any_state(word: str | None) -> str | None:
+    """A state of A2A or of actors that a word names. Raises BadOption."""
+    if word is None or word in ("idle", *AT_WORK, *TERMINAL):
+        return word
+    state = state_of(word)
+    if state is None:
+        raise BadOption("--state", word, f"it is one of {', '.join(STATES)}")
+    return state

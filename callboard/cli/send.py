@@ -1,0 +1,168 @@
+"""`send`: a message from outside, and what became of it."""
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from actors.client import Client, Sent
+from callboard.bootstrap import Stack, connected, served
+from callboard.cli.output import note, write_json, write_result, write_text
+from callboard.cli.session import Session, command_settings, waited
+from callboard.cli.words import short
+from callboard.settings import Settings
+from protocols.errors import BadOption, StillAtWork
+from protocols.messages import OPENS_TASK, Kind, Priority
+from protocols.names import role_of
+from protocols.ports import SystemClock
+
+ORIGIN: Final = "command line"
+ID_LENGTH: Final = 32
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What is to be sent, as it was given."""
+
+    to: str
+    payload: Any
+    key: str | None = None
+    run: str | None = None
+    task: str | None = None
+    kind: Kind = "assign"
+    priority: Priority = "normal"
+    deadline_s: float | None = None
+    wait: bool = False
+    timeout_s: float | None = None
+
+
+class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message that was sent to one actor. `result` only where it was waited for."""
+
+    task: str
+    actor: str
+    message: str
+    position: int
+    result: Any = UNSET
+
+
+class SendReport(Struct, frozen=True, kw_only=True):
+    """What `send --json` shows. `task` is the first receiver's; only a topic has several."""
+
+    run: str
+    task: str
+    sent: tuple[Receipt, ...]
+
+
+def send(order: Order, *, as_json: bool) -> None:
+    """Send, tell where to look, and wait if that was asked for."""
+    check(order)
+    with served(command_settings()) as settings:
+        anyio.run(_send, settings, order, as_json)
+
+
+def payload_of(text: str) -> Any:
+    """A payload as it was given: `-` is standard input, `@file` a file; what is no JSON is text. Raises BadOption."""
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise BadOption("PAYLOAD", text, f"{reason}") from None
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def check(order: Order) -> None:
+    """Raise BadOption for options that contradict each other."""
+    if order.task is None and order.kind not in OPENS_TASK:
+        raise BadOption("--kind", order.kind, "it concerns a task at work: name that task with --task")
+    if order.timeout_s is not None and not order.wait:
+        raise BadOption("--timeout-s", f"{order.timeout_s:g}", "it needs --wait")
+
+
+async def _send(settings: Settings, order: Order, as_json: bool) -> None:
+    async with connected(settings, "send") as stack, Client.open(stack.store, stack.bus, stack.directory) as client:
+        order = await _with_full_ids(stack, order)
+        deadline = SystemClock().now() + timedelta(seconds=order.deadline_s) if order.deadline_s is not None else None
+        sent = await client.send(
+            order.to,
+            order.payload,
+            key=order.key,
+            run=order.run,
+            task=order.task,
+            kind=order.kind,
+            priority=order.priority,
+            deadline=deadline,
+            origin=ORIGIN,
+        )
+        if not as_json:
+            for each in sent:
+                _tell(each, to_stderr=order.wait)
+        await _warn_if_unserved(stack, sent)
+        results: list[Any] = [UNSET] * len(sent)
+        if order.wait:
+            for place, each in enumerate(sent):
+                results[place] = await _result(client, each, order.timeout_s)
+                if not as_json:
+                    write_result(results[place])
+    if as_json:
+        receipts = [_receipt(each, result) for each, result in zip(sent, results, strict=True)]
+        write_json(SendReport(run=sent[0].run, task=sent[0].task, sent=tuple(receipts)))
+
+
+async def _with_full_ids(stack: Stack, order: Order) -> Order:
+    """The order with the ids of its run and task in full, and its task's actor as the receiver."""
+    if order.task is None and (order.run is None or len(order.run) == ID_LENGTH):
+        return order
+    session = Session(store=stack.store, runner=stack.runner, settings=stack.settings)
+    await waited("The projections catch up with the log", session.runner.catch_up())
+    if order.task is None:
+        assert order.run is not None
+        return msgspec.structs.replace(order, run=(await session.run(order.run)).run)
+    task = await session.task(order.task)
+    if role_of(order.to) != task.role:
+        raise BadOption("--task", order.task, f"it is a task of {task.role}, not of {role_of(order.to)}")
+    return msgspec.structs.replace(order, to=f"{task.role}/{task.key}", key=None, run=task.run, task=task.task)
+
+
+async def _warn_if_unserved(stack: Stack, sent: list[Sent]) -> None:
+    """A message to a role that nobody serves is safe, but nothing comes of it yet."""
+    served_roles = {
+        p.role for p in await stack.leases.partitions() if p.owner and p.expires_in_s is not None and p.expires_in_s > 0
+    }
+    for role in sorted({role_of(each.actor) for each in sent} - served_roles):
+        note(f"[yellow]No process serves {role} now:[/] the message waits in the log until one does.")
+
+
+async def _result(client: Client, sent: Sent, timeout_s: float | None) -> Any:
+    try:
+        with anyio.fail_after(timeout_s):
+            return await waited(f"Waiting for {short(sent.actor)}", client.wait(sent))
+    except TimeoutError:
+        assert timeout_s is not None
+        raise StillAtWork(sent.task, sent.run, timeout_s) from None
+
+
+def _tell(sent: Sent, *, to_stderr: bool) -> None:
+    run, task = short(sent.run), short(sent.task)
+    lines = (
+        f"sent to {short(sent.actor)}: run {run}, task {task}\n"
+        f"  callboard run {run}       what has come of it\n"
+        f"  callboard replay {run}    every event, in order"
+    )
+    if to_stderr:
+        note(lines)
+    else:
+        write_text(lines)
+
+
+def _receipt(sent: Sent, result: Any | UnsetType) -> Receipt:
+    return Receipt(task=sent.task, actor=sent.actor, message=sent.message, position=sent.position, result=result)

@@ -1,0 +1,271 @@
+"""Processes that serve: `up`, `actor` and `projections`. Each ends in good order when it is told to, by SIGTERM or
+Ctrl-C; told a second time, it ends at once, which loses nothing that is in the log."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+import msgspec
+import typer
+
+from actors.definition import Definition
+from actors.supervisor import READY, ProcessEvent, ProcessSpec, Supervisor, Tie
+from callboard.app import load_app
+from callboard.bootstrap import connected, served
+from callboard.cli.errors import error_in, in_a_line
+from callboard.cli.output import log_to_stderr, note, plain
+from callboard.cli.session import opened
+from callboard.settings import PREFIX, Settings
+from protocols.errors import BadName, BadOption, DatabaseUnavailable, RedisUnavailable, UserError, listed
+
+log = logging.getLogger("callboard")
+
+CALLBOARD: Final = (sys.executable, "-P", "-m", "callboard")  # -P: what is in the present folder hides nothing
+PROJECTIONS: Final = "projections"
+MAX_PROCESSES: Final = 64  # of one role
+CLOSING_S: Final = 5.0  # that a child gets on top of its own grace period
+INTERRUPTED: Final = 130
+
+Serve = Callable[..., Coroutine[Any, Any, None]]  # (stop, *, task_status)
+
+
+# -- up --------------------------------------------------------------------------------------------------------
+
+
+def up(app: str, processes: Sequence[str], *, in_process: bool, model: str | None) -> None:
+    """Serve all roles of an app until told to stop."""
+    definitions = load_app(app)
+    counts = process_counts(processes, definitions)
+    settings = Settings.from_env(os.environ)
+    if model is not None:
+        settings = msgspec.structs.replace(settings, model=model)
+    log_to_stderr(settings.log_level, "up")
+    local = settings.database_url is None
+    with served(settings) as settings:
+        note(_introduction(app, definitions, settings, local=local))
+        if in_process:
+            anyio.run(_serve_roles, settings, "up", definitions, None)
+        else:
+            anyio.run(_supervise, app, counts, settings)
+
+
+def process_counts(given: Sequence[str], definitions: Mapping[str, Definition]) -> dict[str, int]:
+    """How many processes each role gets: 1, unless ROLE=N says otherwise. Raises BadOption."""
+    counts = dict.fromkeys(definitions, 1)
+    for pair in given:
+        role, _, number = pair.partition("=")
+        if role not in counts or not number.isdecimal() or not 1 <= int(number) <= MAX_PROCESSES:
+            reason = f"it is ROLE=N, with N from 1 to {MAX_PROCESSES} and ROLE one of {listed(list(counts))}"
+            raise BadOption("--processes", pair, reason)
+        counts[role] = int(number)
+    return counts
+
+
+def process_specs(app: str, counts: Mapping[str, int], settings: Settings) -> list[ProcessSpec]:
+    """The processes of an app: those of its roles, and one that folds the projections."""
+    assert settings.database_url
+    assert settings.redis_url
+    env = {f"{PREFIX}DATABASE_URL": settings.database_url, f"{PREFIX}REDIS_URL": settings.redis_url}
+    if settings.model:
+        env[f"{PREFIX}MODEL"] = settings.model
+    specs = [ProcessSpec(PROJECTIONS, (*CALLBOARD, PROJECTIONS, "--tied"), env)]
+    for role, count in counts.items():
+        names = [role] if count == 1 else [f"{role}-{number}" for number in range(1, count + 1)]
+        specs += [
+            ProcessSpec(name, (*CALLBOARD, "actor", role, "--app", app, "--name", name, "--tied"), env)
+            for name in names
+        ]
+    return specs
+
+
+async def _supervise(app: str, counts: Mapping[str, int], settings: Settings) -> None:
+    # Bad input and servers that can't be reached are told once, here, before anything runs.
+    async with connected(settings, "up") as stack:
+        await stack.runner.prepare()
+    specs = process_specs(app, counts, settings)
+    ready: set[str] = set()
+
+    def tell(event: ProcessEvent) -> None:
+        log.log(*_in_words(event))
+        if event.what == "ready" and event.name not in ready:
+            ready.add(event.name)
+            if len(ready) == len(specs):
+                log.info("all %d processes are ready", len(specs))
+
+    async with _told_to_stop(None) as stop:
+        await Supervisor(specs, tell).run(stop, grace_s=settings.grace_s + CLOSING_S)
+
+
+def _in_words(event: ProcessEvent) -> tuple[int, str]:
+    """A level and a line for the log."""
+    who = f"{event.name} (pid {event.pid})"
+    match event.what:
+        case "exited":
+            return logging.INFO, f"{who} ended" + (f" with {_code(event.code)}" if event.code else "")
+        case "restarting":
+            return logging.WARNING, f"{event.name} starts again in {event.delay_s or 0:.1f} s"
+        case what:
+            return logging.INFO, f"{who} {'is ready' if what == 'ready' else what}"
+
+
+def _code(code: int | None) -> str:
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
+
+def _introduction(app: str, definitions: Mapping[str, Definition], settings: Settings, *, local: bool) -> str:
+    width = max(len(role) for role in definitions)
+    roles = [f"  [bold]{role:{width}}[/]  {plain(each.description)}" for role, each in definitions.items()]
+    first = next(iter(definitions.values()))
+    lines = [f"[bold]{plain(app)}[/] serves:", *roles]
+    if local:
+        lines.append(f"with its own PostgreSQL and Valkey in {plain(str(settings.home))}")
+    if settings.model:
+        lines.append(f"every model call goes to {plain(settings.model)}")
+    lines += [f"Try:  callboard send {first.role} '{plain(example_payload(first))}' --wait", "Ctrl-C ends it all.", ""]
+    return "\n".join(lines)
+
+
+def example_payload(definition: Definition) -> str:
+    """A payload that the role's first handler takes, as JSON, or text where it takes that."""
+    payload = definition.handlers[0].payload
+    if isinstance(payload, type) and issubclass(payload, msgspec.Struct):
+        fields = msgspec.structs.fields(payload)
+        return msgspec.json.encode({f.encode_name: _example(f.type) for f in fields if f.required}).decode()
+    example = _example(payload)
+    return example if isinstance(example, str) else msgspec.json.encode(example).decode()
+
+
+def _example(kind: Any) -> Any:
+    examples: dict[Any, Any] = {int: 1, float: 1.0, bool: True}
+    origin = getattr(kind, "__origin__", kind)
+    if origin in (list, tuple, set, frozenset):
+        return []
+    return {} if origin is dict else examples.get(kind, "...")
+
+
+# -- actor and projections -------------------------------------------------------------------------------------
+
+
+def actor(roles: str, app: str, *, name: str | None, tied: bool) -> None:
+    """Serve some of an app's roles in this process."""
+    with _tie(tied=tied) as tie:
+        definitions = chosen(load_app(app), roles)
+        name = name or "+".join(definitions)
+        settings = Settings.from_env(os.environ)
+        log_to_stderr(settings.log_level, name)
+        with served(settings) as settings:
+            anyio.run(_serve_roles, settings, name, definitions, tie)
+
+
+def chosen(definitions: Mapping[str, Definition], roles: str) -> dict[str, Definition]:
+    """The definitions of the roles named: one, several with commas between, or `all`. Raises BadName."""
+    names = list(definitions) if roles == "all" else [role.strip() for role in roles.split(",")]
+    for role in names:
+        if role not in definitions:
+            raise BadName("role of this app", role, f"one of {listed(list(definitions))}, or all")
+    return {role: definitions[role] for role in names}
+
+
+def projections(*, tied: bool) -> None:
+    """Fold the projections in this process."""
+    with _tie(tied=tied) as tie:
+        settings = Settings.from_env(os.environ)
+        log_to_stderr(settings.log_level, PROJECTIONS)
+        with served(settings) as settings:
+            anyio.run(_serve_projections, settings, tie)
+
+
+async def _serve_roles(settings: Settings, name: str, definitions: Mapping[str, Definition], tie: Tie | None) -> None:
+    async with connected(settings, name) as stack:
+        await _until_told(stack.host(definitions).run, f"ready: serves {listed(list(definitions))}", tie)
+
+
+async def _serve_projections(settings: Settings, tie: Tie | None) -> None:
+    async with opened(settings, PROJECTIONS) as session:
+
+        async def fold(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+            await session.runner.prepare()
+            async with anyio.create_task_group() as group:
+                group.start_soon(session.runner.run)
+                task_status.started()
+                await stop.wait()
+                group.cancel_scope.cancel()
+
+        await _until_told(fold, "ready", tie)
+
+
+async def _until_told(serve: Serve, ready: str, tie: Tie | None) -> None:
+    async with _told_to_stop(tie) as stop, anyio.create_task_group() as group:
+        await group.start(serve, stop)
+        if tie is not None:
+            tie.say(READY)
+        else:
+            log.info("%s", ready)
+
+
+# -- when to stop ----------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _told_to_stop(tie: Tie | None) -> AsyncIterator[anyio.Event]:
+    """An event that is set when this process is told to end, or its parent is gone; told again, all is cancelled."""
+    stop, at_once = anyio.Event(), anyio.Event()
+    async with anyio.create_task_group() as group:
+        await group.start(_hear_signals, stop, at_once, group.cancel_scope)
+        if tie is not None:
+            group.start_soon(_hear_parent, tie, stop)
+        yield stop
+        group.cancel_scope.cancel()
+    if at_once.is_set():
+        raise typer.Exit(INTERRUPTED)
+
+
+async def _hear_signals(
+    stop: anyio.Event,
+    at_once: anyio.Event,
+    scope: anyio.CancelScope,
+    *,
+    task_status: anyio.abc.TaskStatus[None],
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            if stop.is_set():
+                log.warning("ends at once")
+                at_once.set()
+                scope.cancel()
+                return
+            again = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
+            log.info("ends when the tasks at work have come to rest%s", again)
+            stop.set()
+
+
+async def _hear_parent(tie: Tie, stop: anyio.Event) -> None:
+    await tie.parent_gone()
+    stop.set()
+
+
+@contextmanager
+def _tie(*, tied: bool) -> Iterator[Tie | None]:
+    """The tie to a supervisor, if there is one: it is told why this process can't run, unless that may pass."""
+    if not tied:
+        yield None
+        return
+    tie = Tie()
+    try:
+        yield tie
+    except (UserError, BaseExceptionGroup) as raised:
+        error = error_in(raised)
+        if isinstance(error, DatabaseUnavailable | RedisUnavailable):
+            log.error("%s", in_a_line(error))  # noqa: TRY400 - the reason is in the message
+            raise typer.Exit(1) from raised  # the supervisor tries again
+        if isinstance(error, UserError):
+            tie.say(in_a_line(error))
+            raise typer.Exit(2) from raised
+        raise

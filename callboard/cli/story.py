@@ -1,0 +1,136 @@
+"""What an event did, in words: for `events` and `replay`. Contents are left out; names, sizes and errors are told."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from callboard.cli.words import count, duration, money, one_line, short
+from protocols import events as e
+from protocols.codec import body_of, sent_messages
+from protocols.events import Event, Stored
+
+
+class EventLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event as --json shows it. `body` only where bodies were asked for."""
+
+    position: int
+    at: datetime
+    stream: str
+    version: int
+    type: str
+    run: str
+    words: str
+    task: str | None = None
+    handles: str | None = None
+    sends: tuple[str, ...] = ()  # message ids
+    trigger: str | None = None  # of the state machine, with the states before and after
+    before: str | None = None
+    after: str | None = None
+    body: Raw | UnsetType = UNSET
+
+
+def line(event: Event, *, bodies: bool = False) -> EventLine:
+    """An event for machines."""
+    state = event.meta.state
+    return EventLine(
+        position=event.position,
+        at=event.recorded_at,
+        stream=event.stream,
+        version=event.version,
+        type=event.type,
+        run=event.meta.run,
+        words=tell(event),
+        task=event.meta.task,
+        handles=event.meta.handles,
+        sends=tuple(message.id for message in sent_messages(event)),
+        trigger=state.trigger if state else None,
+        before=state.source if state else None,
+        after=state.dest if state else None,
+        body=Raw(event.data) if bodies else UNSET,
+    )
+
+
+def tell(event: Event) -> str:
+    """What an event did, and whom it told."""
+    words = _WORDS[event.type](body_of(event))
+    told = [f"{message.kind} to {short(message.to)}" for message in event.meta.sends if message.kind != "timer"]
+    if told and event.type not in _TELLS_OF_SENDS:
+        shown = ", ".join(told[:3]) + (f" and {len(told) - 3} more" if len(told) > 3 else "")
+        words = f"{words}; sends {shown}" if words else f"sends {shown}"
+    return words
+
+
+def _size(value: Stored) -> str:
+    if value.inline is not UNSET:
+        return count(len(bytes(value.inline)), "byte")
+    return f"blob {value.blob[:8]}" if value.blob else f"as in message {short(value.message or '')}"
+
+
+def _model_completed(body: e.ModelCompleted) -> str:
+    cost = money({body.cost.currency: body.cost.amount}) if body.cost else "unpriced"
+    took = duration(body.duration_ms / 1000)
+    return f"{body.step}: {body.model} answered, {body.usage.total:,} tokens, {cost}, {took}"
+
+
+def _dead(body: e.MessageDeadLettered) -> str:
+    return f"a message to {short(body.to)} can't be handled after {count(body.attempts, 'attempt')}: {body.reason}"
+
+
+def _progressed(body: e.TaskProgressed) -> str:
+    total = f" of {body.total:g}" if body.total is not None else ""
+    return f"{body.done:g}{total} done" + (f": {one_line(body.note)}" if body.note else "")
+
+
+def _received(body: e.MessageReceived) -> str:
+    ends = f", which ends the wait {body.step}" if body.step else ""
+    return f"{body.kind} came from {short(body.sender)}{ends}"
+
+
+def _failed(body: Any) -> str:
+    return f"{body.error.type}: {one_line(body.error.message)}"
+
+
+def _failed_step(body: Any) -> str:
+    return f"{body.step} failed: {_failed(body)}"
+
+
+_WORDS: Final[dict[str, Callable[[Any], str]]] = {
+    e.RunStarted.TYPE: lambda b: (
+        f"the run starts with a task for {short(b.to)}" + (f", from {b.origin}" * bool(b.origin))
+    ),
+    e.RunContinued.TYPE: lambda b: "a further message into the run" + (f", from {b.origin}" * bool(b.origin)),
+    e.TaskStarted.TYPE: lambda b: f"starts, attempt {b.attempt}, in {b.process}",
+    e.TaskResumed.TYPE: lambda b: f"goes on, attempt {b.attempt}, in {b.process} ({b.reason})",
+    e.TaskProgressed.TYPE: _progressed,
+    e.TaskCompleted.TYPE: lambda b: (
+        "completed" if b.result is UNSET else f"completed, {count(len(bytes(b.result)), 'byte')}"
+    ),
+    e.TaskFailed.TYPE: lambda b: f"failed: {_failed(b)}",
+    e.TaskCanceled.TYPE: lambda b: f"canceled: {one_line(b.reason)}",
+    e.TaskHandedOff.TYPE: lambda b: f"handed over to {short(b.to)}",
+    e.StepCompleted.TYPE: lambda b: f"{b.step} done, {_size(b.result)}",
+    e.StepFailed.TYPE: _failed_step,
+    e.ToolRequested.TYPE: lambda b: f"{b.step}: calls the tool {b.tool}, {_size(b.arguments)} of arguments",
+    e.ToolCompleted.TYPE: lambda b: f"{b.step}: {b.tool} gave {_size(b.result)} in {duration(b.duration_ms / 1000)}",
+    e.ToolFailed.TYPE: _failed_step,
+    e.ModelRequested.TYPE: lambda b: (
+        f"{b.step}: asks {b.model}, {count(len(b.messages), 'message')}, attempt {b.attempt}"
+    ),
+    e.ModelCompleted.TYPE: _model_completed,
+    e.ModelFailed.TYPE: lambda b: f"{b.step}: {b.model} gave no answer, attempt {b.attempt}: {_failed(b)}",
+    e.QuestionAsked.TYPE: lambda b: f"{b.step}: asks {short(b.to)}",
+    e.QuestionAnswered.TYPE: lambda b: f"{b.step}: the answer came, {_size(b.result)}",
+    e.QuestionFailed.TYPE: _failed_step,
+    e.TimerSet.TYPE: lambda b: f"{b.step}: sleeps until {b.due_at.astimezone():%Y-%m-%d %H:%M:%S}",
+    e.TimerFired.TYPE: lambda b: f"{b.step}: wakes",
+    e.WaitStarted.TYPE: lambda b: f"{b.step}: waits for {b.kind}" + (f": {one_line(b.note)}" * bool(b.note)),
+    e.MessageSent.TYPE: lambda b: b.step,
+    e.MessageReceived.TYPE: _received,
+    e.ArtifactAdded.TYPE: lambda b: f"{b.step}: keeps {b.name}",
+    e.StateChanged.TYPE: lambda b: f"{b.step}: its own state is {b.to}",
+    e.MessageDiscarded.TYPE: lambda b: f"{b.kind} came too late: {b.reason}",
+    e.MessageDeadLettered.TYPE: _dead,
+}
+_TELLS_OF_SENDS: Final = frozenset({e.RunStarted.TYPE, e.QuestionAsked.TYPE, e.TaskHandedOff.TYPE, e.TimerSet.TYPE})
