@@ -77,9 +77,10 @@ class Link:
 
     async def _ensure_connected(self) -> None:
         if self._connection.is_connected:
-            if not await self._connection.can_read():
+            # Connection.can_read() would do, but costs two turns of the loop a call.
+            if not self._connection._reader.at_eof():
                 return
-            # No reply is due, so this is the end of the stream: it was closed while idle, and nothing got lost.
+            # It was closed while idle, and nothing got lost.
             await self._connection.disconnect(nowait=True)
         await self._connection.connect()
         (reply,) = await self._exchange([pack("CLIENT", "ID")])

@@ -4,12 +4,14 @@ import asyncio
 from collections import deque
 from typing import Any
 
+import anyio
 from redis.exceptions import ResponseError
 
 from bus import scripts
 from bus.link import LINK_ERRORS, Link, Trouble, pack
 
 MAX_BATCH = 512  # commands in one pipeline
+LINGER_S = 0.005  # how long settlements wait for company: nobody waits for them
 MAX_QUEUED_BYTES = 64 * 1024 * 1024  # of messages; what is more is dropped
 
 Settlements = dict[tuple[str, str], list[str]]  # (stream, group) -> entries
@@ -26,6 +28,7 @@ class Writer:
         self._message_bytes = 0
         self._settlements: Settlements = {}
         self._work = asyncio.Event()
+        self._urgent = asyncio.Event()  # there are messages
         self._progress = asyncio.Event()  # replaced after each pass
         self._queued = self._done = 0  # messages, ever
         self._away = Trouble("bus writer: Redis is away")
@@ -41,6 +44,7 @@ class Writer:
         self._messages.append(packed)
         self._message_bytes += len(packed)
         self._queued += 1
+        self._urgent.set()
         self._work.set()
 
     def settle(self, stream: str, group: str, entry: str) -> None:
@@ -68,6 +72,9 @@ class Writer:
         try:
             while True:
                 await self._work.wait()
+                if not self._messages:
+                    with anyio.move_on_after(LINGER_S):
+                        await self._urgent.wait()
                 await self._write()
         finally:
             await self._link.close()
@@ -102,6 +109,7 @@ class Writer:
         self._done += len(messages)
         if not self._messages:
             self._full.over()
+            self._urgent.clear()
             if not self._settlements:
                 self._work.clear()
         self._progress.set()
