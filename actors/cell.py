@@ -1,7 +1,7 @@
 """One actor in memory: its inbox, its journal, and the task that it works at."""
 
 import logging
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,23 @@ class Cell:
     new one, which loads what is true.
     """
 
+    __slots__ = (
+        "_early",
+        "_held",
+        "_queue",
+        "busy",
+        "definition",
+        "dropped",
+        "epoch",
+        "fold",
+        "journal",
+        "name",
+        "refusal",
+        "runtime",
+        "stream",
+        "work",
+    )
+
     def __init__(self, runtime: "Runtime", stream: str, definition: Definition, epoch: int) -> None:
         self.runtime = runtime
         self.stream = stream
@@ -48,12 +65,13 @@ class Cell:
         self.busy = False  # holds a slot of the runtime
         self.dropped = False
         self.refusal: BadEvent | None = None  # what its task wrote and the store can't take: the task is to fail of it
-        self._early: deque[Delivery] = deque()  # came while it loads
-        self._queue: deque[Delivery] = deque()  # tasks behind the one at work; without their bodies
+        self._early: list[Delivery] = []  # came while it loads
+        # tasks behind the one at work: for each the message that opens it, without its body, and what came for it since
+        self._queue: OrderedDict[str, list[Delivery]] | None = None
         self._held: dict[str, Delivery] = {}  # all that came and is not settled, by message id
 
     def __repr__(self) -> str:
-        return f"Cell({self.stream}, {len(self._early)} early, {len(self._queue)} queued, work={self.work})"
+        return f"Cell({self.stream}, {len(self._early)} early, {len(self._queue or ())} queued, work={self.work})"
 
     @property
     def resting(self) -> bool:
@@ -85,8 +103,10 @@ class Cell:
         self._ready(fold)  # from here to the end at one stroke: a message that comes later finds the task at work
         if at_work is not None and message is not None:
             self._resume(at_work, message, takeover=takeover)
-        while self._early and not self.dropped:
-            self._take(self._early.popleft())
+        early, self._early = self._early, []
+        for delivery in early:
+            if not self.dropped:
+                self._take(delivery)
         if not self.dropped and self.work is None and not self._queue:
             self.runtime.rested(self)
 
@@ -133,12 +153,22 @@ class Cell:
             self._settle(message.id)
         elif work is not None and message.task == work.message.task and not work.ended:
             work.receive(message, lambda: self._settle(message.id))
-        elif message.kind not in OPENS_TASK:
+        elif self._queue and message.task in self._queue:
+            self._queue[message.task].append(delivery)
+        elif message.kind not in OPENS_TASK or (current is not None and message.task == current.task):
             self.discard(message, lambda: self._settle(message.id), "its task has ended")
         elif work is not None:
-            self._queue.append(replace(delivery, message=replace(message, parts=None)))
+            self._enqueue(delivery)
         else:
             self._begin(delivery)
+
+    def _enqueue(self, delivery: Delivery) -> None:
+        message = delivery.message
+        bare = replace(delivery, message=replace(message, parts=None))
+        self._held[message.id] = bare
+        if self._queue is None:
+            self._queue = OrderedDict()
+        self._queue[message.task] = [bare]
 
     def _begin(self, delivery: Delivery) -> None:
         message = delivery.message
@@ -155,12 +185,21 @@ class Cell:
             role=self.name.role,
             handles=message.id,
             causation=message.id,
+            sends=self._forwarded(message),
             traceparent=message.traceparent,
             tenant=message.tenant,
         )
         assert self.fold is not None
         self.fold.take(body, message.task, message.id)
         self.write(new_event(body, meta), then)
+
+    def _forwarded(self, message: Message) -> tuple[Message, ...]:
+        """A cancel goes on to the actor that the task was handed to."""
+        current = self.fold.current if self.fold is not None else None
+        if message.kind != "cancel" or current is None or current.task != message.task or current.handed_to is None:
+            return ()
+        to, task = current.handed_to
+        return (replace(message, id="", to=to, task=task, sender=self.stream, causation=message.id),)
 
     def _settle(self, message: str) -> None:
         delivery = self._held.pop(message, None)
@@ -198,7 +237,10 @@ class Cell:
         self.work = None
         self.runtime.busy_changed(self)
         if self._queue:
-            self._begin(self._queue.popleft())
+            _, (opening, *further) = self._queue.popitem(last=False)
+            self._begin(opening)
+            for delivery in further:
+                self._take(delivery)
         elif not self._held:
             self.runtime.rested(self)
 
@@ -211,6 +253,6 @@ class Cell:
         if work is not None:
             work.detach()
         self._held.clear()
-        self._early.clear()
-        self._queue.clear()
+        self._early = []
+        self._queue = None
         self.runtime.busy_changed(self)

@@ -43,12 +43,13 @@ class Received(msgspec.Struct, frozen=True):
 class Context:
     """The context of one task at work. It belongs to one run of the handler and can't be used after that."""
 
-    __slots__ = ("_counter", "_live", "_task")
+    __slots__ = ("_counter", "_live", "_received", "_task")
 
     def __init__(self, work: "Work") -> None:
         self._live: Work | None = work
         self._task = work.message.task
         self._counter = StepCounter()
+        self._received: dict[Kind, int] = {}
 
     def __repr__(self) -> str:
         return f"Context({self._live or self._task})"
@@ -246,8 +247,9 @@ class Context:
 
         `note` tells people what the task waits for.
         """
-        count = int(self._counter.next(f"receive:{kind}").rpartition("#")[2])
         work = self._work
+        count = self._received.get(kind, 0)  # of the task as a whole, whichever branch asks
+        self._received[kind] = count + 1
         arrived = work.fold.received.setdefault(kind, [])
         if len(arrived) <= count:
             step = f"receive:{kind}#{count}"

@@ -53,13 +53,14 @@ class Received:
 class TaskFold:
     """The task that an actor works at, or worked at last."""
 
-    __slots__ = ("attempt", "ended", "handled", "open", "received", "steps", "task")
+    __slots__ = ("attempt", "ended", "handed_to", "handled", "open", "received", "steps", "task")
 
     def __init__(self, task: str, attempt: int = 1) -> None:
         self.task = task
         self.handled: dict[str, None] = {}  # the ids of its messages, in order; the first is the one that opened it
         self.attempt = attempt
         self.ended = False
+        self.handed_to: tuple[str, str] | None = None  # the actor's stream, and the task there
         self.steps: dict[str, StepRecord] = {}
         self.open: dict[str, int] = {}  # steps without an outcome, by form
         self.received: dict[Kind, list[Received]] = {}
@@ -141,6 +142,11 @@ def _ended(task: TaskFold, _body: e.Body) -> None:
     task.ended = True
 
 
+def _handed_off(task: TaskFold, body: e.TaskHandedOff) -> None:
+    task.ended = True
+    task.handed_to = (body.to, body.task)
+
+
 def _form(body: e.Body) -> str:
     if isinstance(body, e.WaitStarted):
         return "review" if body.kind == "decision" else "wait"
@@ -192,7 +198,7 @@ _APPLY: dict[type[e.Body], Callable[[TaskFold, Any], None]] = {
     e.TaskCompleted: _ended,
     e.TaskFailed: _ended,
     e.TaskCanceled: _ended,
-    e.TaskHandedOff: _ended,
+    e.TaskHandedOff: _handed_off,
     e.StepCompleted: _succeeded,
     e.StepFailed: _failed,
     e.ToolRequested: _requested,

@@ -193,8 +193,15 @@ class Work:
             machine = self.definition.machine
             role_state = (self.actor_fold.role_state or machine.initial) if machine else None
             body = e.TaskStarted(process=self.cell.runtime.process, epoch=self.cell.epoch, role_state=role_state)
-            self.write(body, handles=self.message.id, state=self._fire("start"), then=self._claimed)
+            self.write(
+                body, handles=self.message.id, sends=self._alarm(), state=self._fire("start"), then=self._claimed
+            )
         self.handler = self.cell.runtime.spawn(self._run())
+
+    def _alarm(self) -> tuple[Message, ...]:
+        """A timer for the task's deadline, which finds it wherever it is then, in memory or not."""
+        deadline, message = self.message.deadline, self.message
+        return () if deadline is None else (self.outgoing("timer", message.to, message.task, None, due_at=deadline),)
 
     def _claimed(self) -> None:
         self.claimed = True
@@ -228,19 +235,9 @@ class Work:
             self.message = await self.cell.runtime.store.message(self.message.id)
         handler, payload = self.definition.select(self.message)
         actor = self.definition.actor()
-        deadline = self.message.deadline
-        if deadline is None:
-            return await handler.method(actor, payload, self.context)
-        left_s = (deadline - self.cell.runtime.clock.now()).total_seconds()
-        if left_s <= 0:
-            raise DeadlineExceeded(str(self), deadline.isoformat())
-        try:
-            async with asyncio.timeout(left_s) as timeout:
-                return await handler.method(actor, payload, self.context)
-        except TimeoutError as error:
-            if not timeout.expired():
-                raise
-            raise DeadlineExceeded(str(self), deadline.isoformat()) from error
+        if self.message.deadline is not None and self.cell.runtime.clock.now() >= self.message.deadline:
+            raise self._late()
+        return await handler.method(actor, payload, self.context)
 
     def _outcome(self, result: Any) -> tuple[e.Body, tuple[Message, ...]]:
         """The event that ends the task with this result, and what it sends."""
@@ -251,6 +248,11 @@ class Work:
             return e.TaskCompleted(), (self._reply(result),)
         return e.TaskCompleted(result=msgspec.Raw(encode_json(result))), ()
 
+    @property
+    def _question(self) -> str:
+        """The id of the message that an answer of this task answers: of a task that was handed over, the first."""
+        return self.message.correlation or self.message.id
+
     def _hand_off(self, handoff: Handoff) -> Message:
         return self.outgoing(
             "handoff",
@@ -259,15 +261,22 @@ class Work:
             handoff.payload,
             parent=self.message.task,
             reply_to=self.message.reply_to,
-            correlation=self.message.correlation or self.message.id,
+            correlation=self._question,
             deadline=self.message.deadline,
         )
 
-    def _fail(self, error: BaseException) -> None:
+    def _late(self) -> DeadlineExceeded:
+        deadline = self.message.deadline
+        assert deadline is not None
+        return DeadlineExceeded(str(self), deadline.isoformat())
+
+    def _fail(
+        self, error: BaseException, *, handles: str | None = None, then: Callable[[], None] | None = None
+    ) -> None:
         info = error_info(error, "".join(traceback.format_exception(error))[-MAX_TRACEBACK_CHARACTERS:])
         log.warning("%s failed: %s", self, info.type)
         reply = self._error_reply(msgspec.structs.replace(info, traceback=""))
-        self._end("fail", e.TaskFailed(error=info), *reply)
+        self._end("fail", e.TaskFailed(error=info), *reply, handles=handles, then=then)
 
     def cancel(self, reason: str, handles: str, then: Callable[[], None]) -> None:
         """End the task and what it asked others for."""
@@ -284,7 +293,7 @@ class Work:
         assert reply_to is not None
         kind: Kind = "feedback" if self.message.kind == "review-request" else "reply"
         return self.outgoing(
-            kind, reply_to.actor, reply_to.task, result, step=reply_to.step, error=error, correlation=self.message.id
+            kind, reply_to.actor, reply_to.task, result, step=reply_to.step, error=error, correlation=self._question
         )
 
     def _error_reply(self, info: ErrorInfo) -> tuple[Message, ...]:
@@ -350,6 +359,8 @@ class Work:
         """Record a message for this task, and wake the step that waits for it."""
         if message.kind == "cancel":
             self.cancel(str(value_of(message.parts[0])) if message.parts else "", message.id, settle)
+        elif message.kind == "timer" and message.step is None:
+            self._fail(self._late(), handles=message.id, then=settle)
         elif message.step is not None:
             self._receive_answer(message, message.step, settle)
         else:
@@ -359,6 +370,9 @@ class Work:
         step = self.fold.steps.get(key)
         if step is None or step.form not in WAITS or step.done:
             self.cell.discard(message, settle, "nothing waits for it any more")
+            return
+        if isinstance(step.request, e.WaitStarted):
+            self._receive_other(message, settle)
             return
         body: e.Body
         if message.kind == "timer":
@@ -388,9 +402,8 @@ class Work:
 
 def _content(message: Message) -> e.Stored:
     """The content of a message's first part; by reference, where it was too large for the bus."""
-    if message.parts is None:
-        return e.Stored(message=message.id)
-    return inline(part_json(message.parts[0]) if message.parts else b"null")
+    content = b"null" if not message.parts else part_json(message.parts[0])
+    return e.Stored(message=message.id) if message.parts is None or large(content) else inline(content)
 
 
 def part_json(part: Part) -> bytes:

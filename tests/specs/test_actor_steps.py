@@ -63,7 +63,9 @@ def up_to(log: list[Event], type_: str) -> list[Event]:
 async def test_a_step_is_one_event_with_its_result() -> None:
     async with spec(worker(lambda ctx: ctx.step(double, 21))) as play:
         await play.when("worker", None)
-        play.then("task.started", event("step.completed", step="double#0", result=42), event("task.completed", result=42))
+        play.then(
+            "task.started", event("step.completed", step="double#0", result=42), event("task.completed", result=42)
+        )
 
 
 @pytest.mark.parametrize("function", [double, double_later])
@@ -133,7 +135,13 @@ async def test_a_recorded_step_does_not_run_again() -> None:
     async with spec(worker(todo)) as play:
         await play.given_log(up_to(log, "step.completed"))
         assert runs == ["a"]
-        assert play.types("worker") == ["task.started", "step.completed", "task.resumed", "step.completed", "task.completed"]
+        assert play.types("worker") == [
+            "task.started",
+            "step.completed",
+            "task.resumed",
+            "step.completed",
+            "task.completed",
+        ]
         assert play.log[-1].data == b'{"result":[1,10]}'
 
 
@@ -155,7 +163,12 @@ async def test_a_failed_step_is_a_recorded_outcome_too() -> None:
     async with spec(worker(todo)) as play:
         await play.given_log(up_to(log, "step.failed"))
         assert len(runs) == 1
-        play.then("task.resumed", "step.completed", event("task.completed", result="""['fail#0', 'KeyError', "'gone'"] 2"""), of="worker")
+        play.then(
+            "task.resumed",
+            "step.completed",
+            event("task.completed", result="""['fail#0', 'KeyError', "'gone'"] 2"""),
+            of="worker",
+        )
 
 
 async def test_a_step_with_another_input_fails_the_task() -> None:
