@@ -62,6 +62,7 @@ class Runtime:
         self.confirm: Callable[[Lease], Awaitable[bool]] = _always
         self._cells: dict[str, Cell] = {}
         self._busy = 0
+        self._unknown: list[Message] = []  # for roles that are not known here yet
         self._parked: dict[str, float] = {}  # streams of cells that could be dropped, and since when, oldest first
         self._group = asyncio.TaskGroup()
 
@@ -154,9 +155,26 @@ class Runtime:
             for place, sent in enumerate(event.meta.sends):
                 message = replace(sent, id=message_id(stream, version, place))
                 if message.due_at is None:
-                    self.bus.publish((message,))
+                    self._publish(message)
                 else:
                     self.timers.add((message,))
+
+    def _publish(self, message: Message) -> None:
+        if self.directory.route(message.role) is not None:
+            self.bus.publish((message,))
+            return
+        # An answer to a role that began after this process last read the register: the bus would drop it.
+        self._unknown.append(message)
+        if len(self._unknown) == 1:
+            self.spawn(self._publish_unknown())
+
+    async def _publish_unknown(self) -> None:
+        try:
+            await self.directory.refresh()
+        except StoreUnavailable as error:
+            log.warning("the register of roles can't be read: %s", error)
+        messages, self._unknown = self._unknown, []
+        self.bus.publish(messages)
 
     def settle(self, delivery: Delivery) -> None:
         """A message is claimed: take it off the bus, if that is where it came from."""
@@ -192,6 +210,7 @@ class Runtime:
         if task is None or task.task == cell.name.key:
             self._drop(cell)
         else:
+            self._parked.pop(cell.stream, None)  # the oldest stay in front
             self._parked[cell.stream] = self.clock.monotonic()
 
     def reload(self, cell: Cell, held: Sequence[Delivery], error: BaseException) -> None:
@@ -231,11 +250,13 @@ class Runtime:
             idle.append(stream)
         dropped = 0
         for stream in idle:
+            del self._parked[stream]
             cell = self._cells.get(stream)
             if cell is not None and cell.resting:
                 self._drop(cell)
                 dropped += 1
-            self._parked.pop(stream, None)
+            elif cell is not None:  # it waits, but not all that came for it is settled: another time
+                self._parked[stream] = self.clock.monotonic()
         return dropped
 
     async def drain(self, lease: Lease | None = None, *, grace_s: float) -> None:
