@@ -12,13 +12,13 @@ from actors.definition import Definition
 from actors.directory import Directory
 from actors.host import Host, Limits, Parts
 from actors.models import Gateway
-from bus.redis import RedisBus
 from callboard.services import LocalServices
 from callboard.settings import Settings
 from eventstore.leases import PostgresLeases
 from eventstore.store import PostgresEventStore
 from projections.runner import Runner
 from protocols.names import new_id
+from protocols.ports import Bus
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +27,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
     store: PostgresEventStore
     leases: PostgresLeases
     directory: Directory
-    bus: RedisBus
+    bus: Bus
     runner: Runner
     settings: Settings
     process: str
@@ -65,6 +65,8 @@ async def connected(settings: Settings, name: str) -> AsyncIterator[Stack]:
     """
     assert settings.database_url
     assert settings.redis_url
+    from bus.redis import RedisBus  # redis-py takes 0.3 s, and what only reads the log needs none
+
     process = process_name(name)
     async with PostgresEventStore.open(settings.database_url) as store:
         leases = PostgresLeases(store.pool)
@@ -85,3 +87,8 @@ async def connected(settings: Settings, name: str) -> AsyncIterator[Stack]:
 def process_name(name: str) -> str:
     """A name for this start of a process, unlike any other: what it is, where it runs, and a piece of an id."""
     return f"{name}@{socket.gethostname()}-{os.getpid()}-{new_id()[-6:]}"
+
+
+def pid_in(process: str) -> int:
+    """The process id in a name that `process_name` made."""
+    return int(process.rsplit("-", 2)[1])

@@ -1,6 +1,7 @@
 """The command line.
 
 main      the commands, their options and help texts; imports nothing heavy
+demo      demo
 serve     up, actor, projections
 send      send
 reports   runs, run, tasks, agents, costs

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from protocols.errors import CallboardError
+from callboard.cli.names import short
+from protocols.errors import AmbiguousId, CallboardError
 
 
 def error_in(raised: BaseException) -> CallboardError | None:
@@ -20,8 +21,9 @@ def error_in(raised: BaseException) -> CallboardError | None:
 
 
 def in_a_line(error: CallboardError) -> str:
-    """An error's message on one line."""
-    return " ".join(str(error).split())
+    """An error's message on one line; ids are cut, but where the user has to tell them apart."""
+    line = " ".join(str(error).split())
+    return line if isinstance(error, AmbiguousId) else short(line)
 
 
 def _leaves(raised: BaseException) -> Iterator[BaseException]:

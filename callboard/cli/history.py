@@ -12,13 +12,14 @@ from rich.text import Text
 from actors.fold import ActorFold, fold
 from callboard.cli.output import add, people, table, write_json, write_text
 from callboard.cli.session import Session, read
-from callboard.cli.story import EventLine, line
+from callboard.cli.story import EventLine, digests, line
 from callboard.cli.words import NOTHING, clock, short
 from projections import audit as audit_
 from projections import tasks as tasks_
 from projections.audit import Entry
 from protocols.errors import BadOption, UnknownStream, UnknownTask
 from protocols.events import Event
+from protocols.messages import encode_json
 from protocols.names import RUN, actor_stream, parse_stream, run_stream
 
 MAX_TASKS: Final = 10_000  # of one run
@@ -59,17 +60,18 @@ def audit(given: str | None, *, after: int | None, limit: int, as_json: bool) ->
 def events(given: str, *, after: int, limit: int, bodies: bool, as_json: bool) -> None:
     """The events of one stream."""
 
-    async def fetch(session: Session) -> list[Event]:
+    async def fetch(session: Session) -> list[EventLine]:
         stream = await _stream(session, given)
-        return [event async for event in session.store.read_stream(stream, after=after, before=after + limit + 1)]
+        found = [event async for event in session.store.read_stream(stream, after=after, before=after + limit + 1)]
+        return await _lines(session, found, bodies=bodies)
 
     found = read(fetch)
     if as_json:
-        write_json([line(event, bodies=bodies) for event in found])
+        write_json(found)
         return
     console = people()
     for event in found:
-        _show_event(console, line(event, bodies=bodies), name=str(event.version))
+        _show_event(console, event, name=str(event.version))
     if len(found) == limit:
         console.print(f"[dim]--after {found[-1].version} shows what came next.[/]")
     elif not found:
@@ -131,18 +133,13 @@ def replay(given: str, *, at: int | None, step: bool, bodies: bool, as_json: boo
     if step and as_json:
         raise BadOption("--step", "--json", "they exclude each other: steps are for people")
 
-    async def fetch(session: Session) -> tuple[str, list[Event]]:
+    async def fetch(session: Session) -> Replay:
         run = (await session.run(given)).run
-        return run, await _run_events(session, run)
+        found = up_to(at, await _run_events(session, run))
+        lines = await _lines(session, found, bodies=bodies)
+        return Replay(run=run, at=found[-1].position, events=tuple(lines), actors=actors_at(found))
 
-    run, found = read(fetch)
-    if at is not None:
-        if not found[0].position <= at <= found[-1].position:
-            reason = f"the run's events are at positions {found[0].position} to {found[-1].position}"
-            raise BadOption("--at", str(at), reason)
-        found = [event for event in found if event.position <= at]
-    lines = tuple(line(event, bodies=bodies) for event in found)
-    replayed = Replay(run=run, at=found[-1].position, events=lines, actors=actors_at(found))
+    replayed = read(fetch)
     if as_json:
         write_json(replayed)
     else:
@@ -157,6 +154,16 @@ async def _run_events(session: Session, run: str) -> list[Event]:
     for stream in streams:
         found += [event async for event in session.store.read_stream(stream) if event.meta.run == run]
     return sorted(found, key=lambda event: event.position)
+
+
+def up_to(at: int | None, found: Sequence[Event]) -> Sequence[Event]:
+    """The events up to a position. Raises BadOption for one that is before or behind them all."""
+    if at is None:
+        return found
+    first, last = found[0].position, found[-1].position
+    if not first <= at <= last:
+        raise BadOption("--at", str(at), f"the run's events are at positions {first} to {last}")
+    return [event for event in found if event.position <= at]
 
 
 def actors_at(found: Iterable[Event]) -> tuple[ActorAt, ...]:
@@ -186,6 +193,13 @@ def _actor_at(stream: str, actor: ActorFold) -> ActorAt:
     )
 
 
+async def _lines(session: Session, found: Sequence[Event], *, bodies: bool) -> list[EventLine]:
+    if not bodies:
+        return [line(event) for event in found]
+    blobs = await session.store.get_blobs(list({digest for event in found for digest in digests(event)}))
+    return [line(event, blobs) for event in found]
+
+
 def _show_replay(console: Console, replayed: Replay, *, step: bool) -> None:
     console.print(f"[bold]run {replayed.run}[/] up to position {replayed.at}\n")
     for event in replayed.events:
@@ -211,8 +225,17 @@ def _show_event(console: Console, event: EventLine, *, name: str) -> None:
         text.append(f"  {event.before} -> {event.after}", "yellow")
     console.print(text, soft_wrap=True)
     if event.body is not UNSET:
-        body = msgspec.json.format(bytes(event.body), indent=2).decode()
-        console.print(Text("".join(f"        {each}\n" for each in body.splitlines()), "dim"), soft_wrap=True, end="")
+        _show_content(console, "body", bytes(event.body))
+        for message in event.messages:
+            _show_content(console, "sends", encode_json(message))
+        for digest, content in event.blobs.items():
+            _show_content(console, f"blob {digest[:8]}", bytes(content))
+
+
+def _show_content(console: Console, what: str, content: bytes) -> None:
+    text = msgspec.json.format(content, indent=2).decode()
+    indented = "".join(f"          {each}\n" for each in f"{what} {text}".splitlines())
+    console.print(Text(indented, "dim"), soft_wrap=True, end="")
 
 
 def _show_actors(console: Console, actors: Sequence[ActorAt]) -> None:

@@ -1,6 +1,7 @@
 """The commands: their options, and what they say of themselves. What they do is imported when they run."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -33,7 +34,7 @@ OfRun = Annotated[str | None, typer.Option("--run", help="Only of this run: its 
 OfRole = Annotated[str | None, typer.Option("--role", help="Only of this role.")]
 OfState = Annotated[str | None, typer.Option("--state", help="Only in this state, such as failed.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most so many.")]
-Bodies = Annotated[bool, typer.Option("--bodies", help="With the events' bodies: prompts' digests, results, errors.")]
+Bodies = Annotated[bool, typer.Option("--bodies", help="With all contents: arguments, prompts, results, errors.")]
 Tied = Annotated[bool, typer.Option("--tied", hidden=True, help="End when standard input ends.")]
 
 
@@ -52,6 +53,30 @@ def main() -> None:
 
 
 # -- start -----------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=START, epilog="Example: callboard demo ~/my-project --model openai/gpt-5-mini")
+def demo(
+    path: Annotated[
+        Path | None, typer.Argument(help="A folder with Python source; by default Callboard's own.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model that litellm knows; it is sent the findings and the code around them. "
+            "Without one, a stand-in that is no language model comments on the findings."
+        ),
+    ] = None,
+    kill: Annotated[bool, typer.Option("--kill/--no-kill", help="Kill one process in the middle of it.")] = True,
+    report: Annotated[
+        Path | None, typer.Option(help="Where the report goes; by default ./callboard-review.md.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """See it work: a crew of actors reviews a source tree, and goes on when one of its processes is killed."""
+    from callboard.cli import demo
+
+    demo.demo(path, model=model, kill=kill, report=report, as_json=as_json)
 
 
 @app.command(rich_help_panel=START, epilog="Example: callboard up newsroom.py --processes writer=3")

@@ -1,19 +1,21 @@
 """What an event did, in words: for `events` and `replay`. Contents are left out; names, sizes and errors are told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec.structs import replace
 
 from callboard.cli.words import count, duration, money, one_line, short
 from protocols import events as e
 from protocols.codec import body_of, sent_messages
 from protocols.events import Event, Stored
+from protocols.messages import Message
 
 
 class EventLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An event as --json shows it. `body` only where bodies were asked for."""
+    """An event as --json shows it. The last three only where bodies were asked for."""
 
     position: int
     at: datetime
@@ -29,12 +31,14 @@ class EventLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     before: str | None = None
     after: str | None = None
     body: Raw | UnsetType = UNSET
+    messages: tuple[Message, ...] = ()  # that it sends, whole
+    blobs: Mapping[str, Raw] = {}  # what it keeps elsewhere, such as prompts: JSON by digest
 
 
-def line(event: Event, *, bodies: bool = False) -> EventLine:
-    """An event for machines."""
+def line(event: Event, blobs: Mapping[str, bytes] | None = None) -> EventLine:
+    """An event for machines; with `blobs` (those of `digests(event)` among them), bodies and all."""
     state = event.meta.state
-    return EventLine(
+    told = EventLine(
         position=event.position,
         at=event.recorded_at,
         stream=event.stream,
@@ -48,8 +52,25 @@ def line(event: Event, *, bodies: bool = False) -> EventLine:
         trigger=state.trigger if state else None,
         before=state.source if state else None,
         after=state.dest if state else None,
-        body=Raw(event.data) if bodies else UNSET,
     )
+    if blobs is None:
+        return told
+    return replace(
+        told,
+        body=Raw(event.data),
+        messages=tuple(sent_messages(event)),
+        blobs={digest: Raw(blobs[digest]) for digest in digests(event)},
+    )
+
+
+def digests(event: Event) -> list[str]:
+    """The blobs that an event's body refers to."""
+    body = body_of(event)
+    if isinstance(body, e.ModelRequested):
+        return list(body.messages)
+    values = [getattr(body, name) for name in body.__struct_fields__]
+    kept = [value.blob for value in values if isinstance(value, Stored) and value.blob]
+    return kept + ([body.blob] if isinstance(body, e.ArtifactAdded) and body.blob else [])
 
 
 def tell(event: Event) -> str:
