@@ -3,8 +3,8 @@
     uv run python benchmarks/append.py [--json]
 
 It needs PostgreSQL: at CALLBOARD_TEST_DATABASE_URL, or the local one that the tests start. Each round makes a database
-of its own. All measurements of a round run one after the other, and the ratios are taken within the round, so that they
-say something on a noisy machine too; the median round is shown.
+of its own, and measures COPY before, between and after the appends. Ratios are taken within a round, so that they say
+something on a noisy machine too; the median round is shown.
 """
 
 import argparse
@@ -82,8 +82,7 @@ async def database(server: str) -> AsyncIterator[str]:
 
 async def copy(url: str) -> float:
     """COPY in one transaction; seconds."""
-    log, moment = Log(), None
-    rows = []
+    log, rows = Log(), []
     connection = await asyncpg.connect(url)
     moment = await connection.fetchval("select now()")
     for n in range(EVENTS):
@@ -132,13 +131,19 @@ async def migrated(url: str) -> None:
 
 
 async def one_round(server: str) -> list[Result]:
+    copying, appending = [], []
     async with database(server) as url:
         await migrated(url)
-        copied = EVENTS / await copy(url)
-    results = [Result(0, EVENTS, copied, 1.0, 0.0)]
+        copying.append(await copy(url))
     for waiting, events_each in TARGETS:
         async with database(server) as url:
-            seconds, cpu = await append(url, waiting, events_each)
+            appending.append(await append(url, waiting, events_each))
+        async with database(server) as url:
+            await migrated(url)
+            copying.append(await copy(url))
+    copied = EVENTS / statistics.mean(copying)
+    results = [Result(0, EVENTS, copied, 1.0, 0.0)]
+    for (waiting, events_each), (seconds, cpu) in zip(TARGETS, appending, strict=True):
         rate = EVENTS / seconds
         results.append(Result(waiting, events_each, rate, rate / copied, cpu / (EVENTS / events_each) * 1e6))
     return results

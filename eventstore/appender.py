@@ -29,7 +29,8 @@ from protocols.ports import Appended
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH_EVENTS: Final = 2_000
+# Larger batches gain little, and while the server writes one of these, the next one is made ready.
+MAX_BATCH_EVENTS: Final = 300
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 MAX_KNOWN_STREAMS: Final = 10_000
 ATTEMPT_S: Final = 5.0  # a server that is silent for so long is taken for gone
@@ -44,7 +45,7 @@ BAD_DATA: Final[tuple[type[Exception], ...]] = (
     asyncpg.ProgramLimitExceededError,
 )
 
-_APPEND = "select append_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+_APPEND = "select append_batch($1, $2, $3, $4, $5, $6)"
 _LOCK = "select lock_log()"
 _WRITTEN = "select first from commits where writer = $1 and number = $2"
 _HEADS = """
@@ -91,6 +92,7 @@ class Appender:
         self._retry_s = retry_s
         self._writer = uuid4()
         self._waiting: deque[Append] = deque()
+        self._events_waiting = 0
         self._work = asyncio.Event()
         self._connection: asyncpg.Connection | None = None
         self._closing = False
@@ -114,6 +116,7 @@ class Appender:
             append.outcome.set_exception(StoreUnavailable("it is closed"))
         else:
             self._waiting.append(append)
+            self._events_waiting += len(append.events)
             self._work.set()
         return append.outcome
 
@@ -142,16 +145,16 @@ class Appender:
                     if head:
                         self.batches += 1
                         on_commit(head)
-                    # Whoever was told may append again before the next batch is formed. Without this, callers
-                    # split into two groups that wait for each other's batches.
-                    await asyncio.sleep(0)
+                    if self._events_waiting < MAX_BATCH_EVENTS:
+                        # Whoever was told may append again before the next batch is formed. Without this, callers
+                        # split into two groups that wait for each other's batches.
+                        await asyncio.sleep(0)
                 else:
                     self._work.clear()
                     await self._work.wait()
         finally:
             self._closing = True
-            self._fail(self._at_work, "it was closed")
-            self._fail(self._waiting, "it was closed")
+            self._give_up(self._at_work, "it was closed")
             self._disconnect()
 
     def _next_number(self) -> int:
@@ -169,6 +172,7 @@ class Appender:
             if taken and (events > MAX_BATCH_EVENTS or size > MAX_BATCH_BYTES):
                 break
             taken.append(self._waiting.popleft())
+            self._events_waiting -= len(append.events)
         return taken
 
     async def _write(self, batch: Batch) -> int:
@@ -193,9 +197,7 @@ class Appender:
                 self._disconnect()
                 batch.careful = True
                 if asyncio.get_running_loop().time() + pause > deadline:
-                    # Also those that wait for the next batch have waited long enough.
-                    self._fail(batch.appends, reason)
-                    self._fail(self._waiting, reason)
+                    self._give_up(batch.appends, reason)
                     break
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -237,9 +239,7 @@ class Appender:
                 version += 1
                 rows.append((stream, version, *event))
         digest = batch_digest(self._writer, batch.number, rows)
-        first: int = await connection.fetchval(
-            _APPEND, self._writer, batch.number, digest, *zip(*rows, strict=True), streams, versions
-        )
+        first: int = await connection.fetchval(_APPEND, self._writer, batch.number, digest, rows, streams, versions)
         return first
 
     def _settle(self, batch: Batch, first: int) -> int:
@@ -267,12 +267,12 @@ class Appender:
         halves = batch.appends[:middle], batch.appends[middle:]
         return max([await self._write(Batch(self._next_number(), half)) for half in halves])
 
-    def _fail(self, waiting: Sequence[Append] | deque[Append], reason: str) -> None:
-        """Tell everybody that the store did not answer."""
-        for append in waiting:
+    def _give_up(self, appends: Sequence[Append], reason: str) -> None:
+        """Tell everybody that the store did not answer, also those that wait for the next batch."""
+        for append in (*appends, *self._waiting):
             refuse(append, StoreUnavailable(reason))
-        if waiting is self._waiting:
-            self._waiting.clear()
+        self._waiting.clear()
+        self._events_waiting = 0
 
     def _disconnect(self) -> None:
         """Drop the connection: it is broken, or its state isn't known."""
