@@ -167,6 +167,7 @@ def describe() -> list[Description]:
     """Every variable, in the order of the fields of `Settings`."""
     defaults = {known.name: known.default for known in structs.fields(Settings)}
     defaults |= {"database_url": "not set", "redis_url": "not set", "home": "the user's data folder"}
+    defaults |= {"model": "as the roles say"}
     return [
         Description(variable(name), str(defaults[name]), rule.allowed, meaning) for name, rule, meaning in _fields()
     ]

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from callboard.cli.names import short
-from protocols.errors import AmbiguousId, CallboardError
+from callboard.cli.words import short
+from protocols.errors import CallboardError, UserError
 
 
 def error_in(raised: BaseException) -> CallboardError | None:
@@ -21,9 +21,9 @@ def error_in(raised: BaseException) -> CallboardError | None:
 
 
 def in_a_line(error: CallboardError) -> str:
-    """An error's message on one line; ids are cut, but where the user has to tell them apart."""
+    """An error's message on one line. Ids of runs and tasks are cut, but not in what the user gave."""
     line = " ".join(str(error).split())
-    return line if isinstance(error, AmbiguousId) else short(line)
+    return line if isinstance(error, UserError) else short(line)
 
 
 def _leaves(raised: BaseException) -> Iterator[BaseException]:

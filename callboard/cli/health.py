@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+import typer
 from msgspec import Struct
 
 from callboard.bootstrap import Stack, connected, served
@@ -134,17 +135,30 @@ class LagReport(Struct, frozen=True, kw_only=True):
     roles: tuple[RoleLag, ...]
 
 
-def lag(*, as_json: bool) -> None:
+def lag(*, only: Sequence[str], check: bool, as_json: bool) -> None:
     """How far the projections and the roles are behind."""
     with served(command_settings()) as settings:
-        report = anyio.run(_lag, settings)
+        report = anyio.run(_lag, settings, only)
     if as_json:
         write_json(report)
     else:
         _show_lag(report)
+    if check and not _all_served(report, only):
+        raise typer.Exit(1)
 
 
-async def _lag(settings: Settings) -> LagReport:
+def _all_served(report: LagReport, only: Sequence[str]) -> bool:
+    """Whether somebody folds the projections, and every partition of the roles asked for (or of all) has an owner."""
+    known = {role.role for role in report.roles}
+    owned = all(
+        each.owner is not None and each.lease_s is not None and each.lease_s > 0
+        for role in report.roles
+        for each in role.partitions
+    )
+    return report.runner is not None and known >= set(only) and owned
+
+
+async def _lag(settings: Settings, only: Sequence[str]) -> LagReport:
     async with connected(settings, "lag") as stack:
         await stack.runner.prepare()
         folded = await lag_.lag(stack.store.pool, stack.store)
@@ -153,7 +167,7 @@ async def _lag(settings: Settings) -> LagReport:
             head=folded.head,
             runner=folded.holder if alive else None,
             projections=folded.projections,
-            roles=tuple([await _role_lag(stack, role) for role in stack.directory.roles]),
+            roles=tuple([await _role_lag(stack, role) for role in stack.directory.roles if role in only or not only]),
         )
 
 

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from callboard.cli.errors import error_in, in_a_line
 from protocols.errors import CallboardError, UserError
 from protocols.messages import Priority
 
@@ -28,7 +27,7 @@ START, ASK, DEBUG, OPERATE = "Start", "Ask", "Understand", "Operate"
 SendKind = Literal["assign", "query", "review-request", "context-share", "artifact", "feedback", "decision", "cancel"]
 Dimension = Literal["role", "agent", "model", "run", "day"]
 
-RunId = Annotated[str, typer.Argument(help="A run's id, its beginning or end, or `last`.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning or end, or `last`.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON for machines, and nothing else, on standard output.")]
 OfRun = Annotated[str | None, typer.Option("--run", help="Only of this run: its id, its beginning or end, or `last`.")]
 OfRole = Annotated[str | None, typer.Option("--role", help="Only of this role.")]
@@ -43,11 +42,12 @@ def main() -> None:
     try:
         app()
     except (CallboardError, BaseExceptionGroup) as raised:
+        from callboard.cli.errors import error_in, in_a_line
+        from callboard.cli.output import note, plain
+
         error = error_in(raised)
         if error is None:
             raise
-        from callboard.cli.output import note, plain
-
         note(f"[bold red]error:[/] {plain(in_a_line(error))}")
         sys.exit(2 if isinstance(error, UserError) else 1)
 
@@ -125,8 +125,8 @@ def projections(tied: Tied = False) -> None:
     epilog='Examples: callboard send writer \'{"topic": "tides"}\' --wait   |   callboard send topic/news @story.txt',
 )
 def send(
-    to: Annotated[str, typer.Argument(help="A role, an actor (role/key), or topic/NAME.")],
-    payload: Annotated[str, typer.Argument(help="JSON, or else text; - reads standard input, @FILE a file.")],
+    to: Annotated[str, typer.Argument(metavar="TO", help="A role, an actor (role/key), or topic/NAME.")],
+    payload: Annotated[str, typer.Argument(metavar="PAYLOAD", help="JSON, or else text; - reads standard input, @FILE a file.")],
     key: Annotated[str | None, typer.Option(help="The role's actor of this name, instead of a fresh one.")] = None,
     run: Annotated[str | None, typer.Option(help="Send into this run, instead of a new one.")] = None,
     task: Annotated[str | None, typer.Option(help="Send to this task, which is at work.")] = None,
@@ -210,7 +210,7 @@ def costs(
 
 @app.command(rich_help_panel=DEBUG, epilog="Example: callboard audit last")
 def audit(
-    run_id: Annotated[str | None, typer.Argument(help="A run's id, its beginning or end, or `last`.")] = None,
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id, its beginning or end, or `last`.")] = None,
     after: Annotated[int | None, typer.Option(min=0, help="Only what stands behind this position of the log.")] = None,
     limit: Limit = 200,
     as_json: Json = False,
@@ -223,7 +223,7 @@ def audit(
 
 @app.command(rich_help_panel=DEBUG, epilog="Examples: callboard events writer/dave   |   callboard events run/last")
 def events(
-    stream: Annotated[str, typer.Argument(help="A stream: role/key, or run/ID; the id may be cut.")],
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="A stream: role/key, or run/ID; the id may be cut.")],
     after: Annotated[int, typer.Option(min=0, help="Only what stands behind this version of the stream.")] = 0,
     limit: Limit = 200,
     bodies: Bodies = False,
@@ -266,12 +266,18 @@ def messages(
     health.messages(role=role, run=run_id, dead=dead, limit=limit, as_json=as_json)
 
 
-@app.command(rich_help_panel=OPERATE, epilog="Example: callboard lag")
-def lag(as_json: Json = False) -> None:
+@app.command(rich_help_panel=OPERATE, epilog="Examples: callboard lag   |   callboard lag --check --role writer")
+def lag(
+    role: Annotated[list[str] | None, typer.Option(help="Only this role; may be given several times.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="End with exit code 1 if nobody folds, or a partition has no owner.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show how far projections and roles are behind, and who owns which partitions."""
     from callboard.cli import health
 
-    health.lag(as_json=as_json)
+    health.lag(only=role or [], check=check, as_json=as_json)
 
 
 @services.command("up", epilog="Example: callboard services up")
