@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -92,36 +93,38 @@ class Result(Struct):
     cpu_us_per_run: float  # this process's
 
 
-async def measure(way: str, runs: int, at_a_time: int, one: Callable[[int], Awaitable[None]]) -> Result:
+async def measure(way: str, runs: int, at_a_time: int, one: Callable[[], Awaitable[object]]) -> Result:
     """Do `runs` runs, `at_a_time` of them at any time."""
     todo = iter(range(runs))
     took: list[float] = []
 
-    async def worker(number: int) -> None:
+    async def worker() -> None:
         for _ in todo:
             begun = time.perf_counter()
-            await one(number)
+            await one()
             took.append(time.perf_counter() - begun)
 
     cpu, begun = time.process_time(), time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for number in range(at_a_time):
-            group.create_task(worker(number))
+        for _ in range(at_a_time):
+            group.create_task(worker())
     wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
     return Result(way, runs, at_a_time, runs / wall, statistics.median(took) * 1000, cpu / runs * 1e6)
 
 
 class Minimum:
-    """The least: for each step an XADD, an XREADGROUP, an INSERT that commits, an XACK."""
+    """The least: workers that wait for a step's messages, and for each an XREADGROUP, an INSERT that commits, an XADD
+    to the next step, an XACK. There are as many workers a step as there are runs at a time.
+    """
 
     def __init__(self, pool: asyncpg.Pool, client: redis.Redis) -> None:
         self._pool = pool
         self._redis = client
-        self._body = PAYLOAD.encode()
+        self._done: dict[bytes, asyncio.Future[None]] = {}
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, database: str, redis_url: str) -> AsyncIterator["Minimum"]:
+    async def open(cls, database: str, redis_url: str, workers: int) -> AsyncIterator["Minimum"]:
         async with asyncpg.create_pool(database, min_size=MINIMUM_CONNECTIONS, max_size=MINIMUM_CONNECTIONS) as pool:
             await pool.execute(
                 """
@@ -129,37 +132,53 @@ class Minimum:
                                     at timestamptz default clock_timestamp(), data bytea, unique (stream, version))
                 """
             )
-            async with redis.Redis.from_url(redis_url) as client:
+            async with redis.Redis.from_url(redis_url, socket_timeout=None, max_connections=1000) as client:
                 for step in range(STEPS):
                     await client.xgroup_create(f"minimum:{step}", "workers", id="0", mkstream=True)
-                yield cls(pool, client)
+                minimum = cls(pool, client)
+                async with anyio.create_task_group() as group:
+                    for step in range(STEPS):
+                        for number in range(workers):
+                            group.start_soon(minimum._work, step, f"{step}-{number}")
+                    yield minimum
+                    group.cancel_scope.cancel()
                 await client.delete(*(f"minimum:{step}" for step in range(STEPS)))
 
-    async def run(self, _worker: int) -> None:
-        stream = uuid4().hex
-        for step in range(STEPS):
-            key = f"minimum:{step}"
-            await self._redis.xadd(key, {"m": self._body})
-            [(_, [(entry, _fields)])] = await self._redis.xreadgroup("workers", "one", {key: ">"}, count=1)
-            await self._pool.execute(
-                "insert into steps (stream, version, data) values ($1, $2, $3)", stream, step + 1, self._body
-            )
-            await self._redis.xack(key, "workers", entry)
+    async def run(self) -> None:
+        name = uuid4().hex.encode()
+        done = self._done[name] = asyncio.get_running_loop().create_future()
+        await self._redis.xadd("minimum:0", {"run": name, "body": PAYLOAD})
+        await done
+
+    async def _work(self, step: int, worker: str) -> None:
+        key = f"minimum:{step}"
+        while True:
+            replies = await self._redis.xreadgroup("workers", worker, {key: ">"}, count=1, block=60_000)
+            for entry, fields in replies[0][1]:
+                name, body = fields[b"run"], fields[b"body"]
+                await self._pool.execute(
+                    "insert into steps (stream, version, data) values ($1, $2, $3)", name.decode(), step + 1, body
+                )
+                if step + 1 < STEPS:
+                    await self._redis.xadd(f"minimum:{step + 1}", {"run": name, "body": body})
+                else:
+                    self._done.pop(name).set_result(None)
+                await self._redis.xack(key, "workers", entry)
 
 
 async def round_of(where: Urls, runs: int, at_a_time: int) -> list[Result]:
     """All ways, once, on a fresh database."""
     async with fresh_database(where.database_url) as database:
-        async with Minimum.open(database, where.redis_url) as minimum:
+        async with Minimum.open(database, where.redis_url, at_a_time) as minimum:
             results = [await measure("minimum", runs, at_a_time, minimum.run)]
         settings = Settings(database_url=database, redis_url=where.redis_url, slots=256)
         async with connected(settings, "benchmark") as stack, anyio.create_task_group() as group:
             stop = anyio.Event()
             await group.start(stack.host(define([First, Second, Third, Echo, Orchestrator])).run, stop)
             async with Client.open(stack.store, stack.bus, stack.directory) as client:
-                await measure("warm-up", 50, at_a_time, lambda _: client.call("first", PAYLOAD))
+                await measure("warm-up", 50, at_a_time, partial(client.call, "first", PAYLOAD))
                 for way, role in (("hand-off", "first"), ("orchestrated", "orchestrator")):
-                    results.append(await measure(way, runs, at_a_time, lambda _, role=role: client.call(role, PAYLOAD)))
+                    results.append(await measure(way, runs, at_a_time, partial(client.call, role, PAYLOAD)))
             stop.set()
     return results
 
