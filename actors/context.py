@@ -43,13 +43,14 @@ class Received(msgspec.Struct, frozen=True):
 class Context:
     """The context of one task at work. It belongs to one run of the handler and can't be used after that."""
 
-    __slots__ = ("_counter", "_live", "_received", "_task")
+    __slots__ = ("_counter", "_live", "_received", "_state", "_task")
 
     def __init__(self, work: "Work") -> None:
         self._live: Work | None = work
         self._task = work.message.task
         self._counter = StepCounter()
         self._received: dict[Kind, int] = {}
+        self._state: str | None = None  # of the role's machine, where the handler has come to; None: as it began
 
     def __repr__(self) -> str:
         return f"Context({self._live or self._task})"
@@ -98,10 +99,13 @@ class Context:
 
     @property
     def state(self) -> str | None:
-        """The state of the role's own machine; None where the role declares none."""
+        """The state of the role's own machine; None where the role declares none.
+
+        When the handler runs again it is, at each line, what it was there the first time.
+        """
         work = self._work
         machine = work.definition.machine
-        return (work.actor_fold.role_state or machine.initial) if machine else None
+        return (self._state or work.fold.role_state or machine.initial) if machine else None
 
     # -- effects ---------------------------------------------------------------------------------------------------
 
@@ -199,7 +203,7 @@ class Context:
         """Ask another actor, and wait for its answer, for as long as it takes and wherever it runs.
 
         `to` is a role (a fresh actor, or its actor `key`) or role/key. `kind` is assign, query or review-request. The
-        answer is given as `returns`, by default as plain data. With `timeout_s` the other task must end in time.
+        answer is given as `returns`, by default as plain data. With `timeout_s` it must come in time.
         Raises TaskFailed or TaskCanceled if it did not end well, UnknownRole, StepInputChanged.
         """
         step = self._counter.next(name or f"ask:{to}")
@@ -217,8 +221,13 @@ class Context:
                 reply_to=ReplyTo(actor=work.message.to, task=self._task, step=step),
                 deadline=self._deadline(timeout_s),
             )
+            sends = [message]
+            if timeout_s is not None:
+                sends.append(
+                    work.outgoing("timer", work.message.to, self._task, None, step=step, due_at=message.deadline)
+                )
             asked = e.QuestionAsked(step=step, fingerprint=mark, to=there.stream, task=there.task)
-            self._work.write(asked, sends=(message,))
+            self._work.write(asked, sends=tuple(sends))
         return await self._outcome(step, await self._answered(step), returns)
 
     async def handoff(self, to: str, payload: Any, *, key: str | None = None) -> Handoff:
@@ -326,8 +335,10 @@ class Context:
         work = self._work
         record = work.fold.steps.get(step)
         if record is not None and isinstance(record.result, e.StateChanged):
-            return record.result.to
-        return work.trigger(step, trigger)
+            self._state = record.result.to
+        else:
+            self._state = work.trigger(step, trigger, self.state)
+        return self._state
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

@@ -53,10 +53,11 @@ class Received:
 class TaskFold:
     """The task that an actor works at, or worked at last."""
 
-    __slots__ = ("attempt", "ended", "handed_to", "handled", "open", "received", "steps", "task")
+    __slots__ = ("attempt", "ended", "handed_to", "handled", "open", "received", "role_state", "steps", "task")
 
-    def __init__(self, task: str, attempt: int = 1) -> None:
+    def __init__(self, task: str, attempt: int = 1, role_state: str | None = None) -> None:
         self.task = task
+        self.role_state = role_state  # of the role's own machine, when the task began
         self.handled: dict[str, None] = {}  # the ids of its messages, in order; the first is the one that opened it
         self.attempt = attempt
         self.ended = False
@@ -111,7 +112,7 @@ class ActorFold:
     def take(self, body: e.Body, task: str | None, handles: str | None) -> None:
         """What `apply` does with an event's body; also used for events that are on their way into the log."""
         if isinstance(body, e.TaskStarted):
-            self.current = TaskFold(task or "", body.attempt)
+            self.current = TaskFold(task or "", body.attempt, body.role_state)
             self.role_state = body.role_state
         elif isinstance(body, e.StateChanged):
             self.role_state = body.to

@@ -17,7 +17,7 @@ from actors.machine import LIFECYCLE_MACHINE
 from actors.steps import inline, large, leave_branches
 from protocols import events as e
 from protocols.a2a import Part
-from protocols.errors import DeadlineExceeded, StoreUnavailable
+from protocols.errors import DeadlineExceeded, IllegalTrigger, StoreUnavailable
 from protocols.messages import ErrorInfo, Kind, Message, encode_json, error_info, part_of, value_of
 from protocols.states import StateChange
 from protocols.trace import child_traceparent
@@ -127,11 +127,12 @@ class Work:
         event = e.NewEvent(type=body.TYPE, data=data, meta=meta, schema_version=body.SCHEMA_VERSION)
         self.cell.write(event, then)
 
-    def trigger(self, step: str, trigger: str) -> str:
-        """Move the role's own machine; gives its new state. Raises IllegalTrigger."""
+    def trigger(self, step: str, trigger: str, state: str | None) -> str:
+        """Move the role's own machine from a state; gives its new one. Raises IllegalTrigger."""
         machine = self.definition.machine
-        assert machine is not None
-        change = machine.fire(trigger, self.actor_fold.role_state or machine.initial)
+        if machine is None:
+            raise IllegalTrigger(self.definition.actor.__name__, trigger, "none: it declares no states", "none")
+        change = machine.fire(trigger, state or machine.initial)
         self.write(e.StateChanged(step=step, to=change.dest), state=change)
         return change.dest
 
@@ -375,7 +376,12 @@ class Work:
             self._receive_other(message, settle)
             return
         body: e.Body
-        if message.kind == "timer":
+        if message.kind == "timer" and isinstance(step.request, e.QuestionAsked):
+            late = DeadlineExceeded(
+                f"the answer of {step.request.to}", message.due_at.isoformat() if message.due_at else ""
+            )
+            body = e.QuestionFailed(step=key, error=error_info(late))
+        elif message.kind == "timer":
             body = e.TimerFired(step=key)
         elif message.error is not None:
             body = e.QuestionFailed(step=key, error=message.error)

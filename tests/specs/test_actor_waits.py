@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from actors.definition import Definition
 from callboard import Actor, Context
 from callboard.testing import event, spec
 from protocols import events as e
@@ -170,7 +171,7 @@ async def test_a_task_that_misses_its_deadline_fails() -> None:
         sent = await play.when("worker", None, deadline=play.clock.now() + timedelta(seconds=10))
         await play.advance(10)
         play.then("task.started", "timer.set", event("task.failed", state="failed", handles=True))
-        with pytest.raises(TaskFailed, match="DeadlineExceeded: worker<.*did not end before its deadline"):
+        with pytest.raises(TaskFailed, match=r"DeadlineExceeded: worker<.*did not end before its deadline"):
             await play.result(sent)
 
 
@@ -219,6 +220,33 @@ async def test_a_question_with_a_time_limit_fails_in_time() -> None:
         sent = await play.when("worker", None)
         await play.advance(30)
         assert await play.result(sent) == "DeadlineExceeded"
+
+
+async def test_a_question_with_a_time_limit_fails_in_time_even_if_nobody_serves_the_role() -> None:
+    async def todo(ctx: Context) -> list[str]:
+        try:
+            await ctx.ask("absent", None, timeout_s=30)
+        except TaskFailed as error:
+            return [error.type, error.actor.partition("/")[0]]
+        return []
+
+    async with spec(worker(todo)) as play:
+        await play.directory.register(Definition(actor("absent", nap)), 1)
+        sent = await play.when("worker", None)
+        await play.advance(30)
+        assert await play.result(sent) == ["DeadlineExceeded", "absent"]
+
+
+async def test_a_time_limit_that_was_kept_leaves_nothing_behind() -> None:
+    async def todo(ctx: Context) -> Any:
+        return await ctx.ask("echo", 1, timeout_s=30)
+
+    async with spec(worker(todo), Echo) as play:
+        sent = await play.when("worker", None)
+        assert await play.result(sent) == 1
+        await play.advance(31)
+        play.then("task.started", "question.asked", "question.answered", "task.completed", "message.discarded")
+        assert not list(play._open())
 
 
 async def test_a_question_has_no_longer_than_its_asker() -> None:
