@@ -185,6 +185,13 @@ class ProcessGaveUp(UserError):
     reason: str
 
 
+@dataclass(eq=False)
+class NotServed(CallboardError):
+    """Not served: {what}."""
+
+    what: str
+
+
 # -- event store -------------------------------------------------------------------------------------------
 
 

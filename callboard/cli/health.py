@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-import typer
 from msgspec import Struct
 
 from callboard.bootstrap import Stack, connected, served
@@ -21,6 +20,7 @@ from projections import mailbox, timers
 from projections.lag import ProjectionLag
 from projections.mailbox import DeadLetter, OpenMessage
 from projections.timers import Timer
+from protocols.errors import NotServed
 
 UNKNOWN: Final = "?"
 
@@ -143,19 +143,18 @@ def lag(*, only: Sequence[str], check: bool, as_json: bool) -> None:
         write_json(report)
     else:
         _show_lag(report)
-    if check and not _all_served(report, only):
-        raise typer.Exit(1)
+    if check and (missing := unserved(report, only)):
+        raise NotServed(", ".join(missing))
 
 
-def _all_served(report: LagReport, only: Sequence[str]) -> bool:
-    """Whether somebody folds the projections, and every partition of the roles asked for (or of all) has an owner."""
-    known = {role.role for role in report.roles}
-    owned = all(
-        each.owner is not None and each.lease_s is not None and each.lease_s > 0
-        for role in report.roles
-        for each in role.partitions
-    )
-    return report.runner is not None and known >= set(only) and owned
+def unserved(report: LagReport, only: Sequence[str]) -> list[str]:
+    """What nobody does: roles that were never served, partitions without an owner, the projections."""
+    missing = [role for role in only if role not in {each.role for each in report.roles}]
+    for role in report.roles:
+        free = [each.partition for each in role.partitions if each.owner is None or (each.lease_s or 0) <= 0]
+        if free:
+            missing.append(f"{role.role} (partitions {numbers(free)})")
+    return missing if report.runner else [*missing, "the projections"]
 
 
 async def _lag(settings: Settings, only: Sequence[str]) -> LagReport:

@@ -126,7 +126,9 @@ def projections(tied: Tied = False) -> None:
 )
 def send(
     to: Annotated[str, typer.Argument(metavar="TO", help="A role, an actor (role/key), or topic/NAME.")],
-    payload: Annotated[str, typer.Argument(metavar="PAYLOAD", help="JSON, or else text; - reads standard input, @FILE a file.")],
+    payload: Annotated[
+        str, typer.Argument(metavar="PAYLOAD", help="JSON or text; - reads standard input, @FILE a file.")
+    ],
     key: Annotated[str | None, typer.Option(help="The role's actor of this name, instead of a fresh one.")] = None,
     run: Annotated[str | None, typer.Option(help="Send into this run, instead of a new one.")] = None,
     task: Annotated[str | None, typer.Option(help="Send to this task, which is at work.")] = None,
@@ -210,7 +212,9 @@ def costs(
 
 @app.command(rich_help_panel=DEBUG, epilog="Example: callboard audit last")
 def audit(
-    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id, its beginning or end, or `last`.")] = None,
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's id, its beginning or end, or `last`.")
+    ] = None,
     after: Annotated[int | None, typer.Option(min=0, help="Only what stands behind this position of the log.")] = None,
     limit: Limit = 200,
     as_json: Json = False,

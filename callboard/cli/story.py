@@ -75,7 +75,7 @@ def digests(event: Event) -> list[str]:
 
 def tell(event: Event) -> str:
     """What an event did, and whom it told."""
-    words = _WORDS[event.type](body_of(event))
+    words = WORDS[event.type](body_of(event))
     told = [f"{message.kind} to {short(message.to)}" for message in event.meta.sends if message.kind != "timer"]
     if told and event.type not in _TELLS_OF_SENDS:
         shown = ", ".join(told[:3]) + (f" and {len(told) - 3} more" if len(told) > 3 else "")
@@ -117,7 +117,7 @@ def _failed_step(body: Any) -> str:
     return f"{body.step} failed: {_failed(body)}"
 
 
-_WORDS: Final[dict[str, Callable[[Any], str]]] = {
+WORDS: Final[dict[str, Callable[[Any], str]]] = {
     e.RunStarted.TYPE: lambda b: (
         f"the run starts with a task for {short(b.to)}" + (f", from {b.origin}" * bool(b.origin))
     ),

@@ -68,10 +68,10 @@ def count(number: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """A length of time."""
-    if seconds < 1:
-        return f"{max(0, round(seconds * 1000))} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
+    if (thousandths := max(0, round(seconds * 1000))) < 1000:
+        return f"{thousandths} ms"
+    if (tenths := round(seconds, 1)) < 60:
+        return f"{tenths:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
