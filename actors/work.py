@@ -348,7 +348,8 @@ class Work:
         try:
             await waiter
         finally:
-            del self.waiters[step]
+            if self.waiters.pop(step, None) is not None:
+                self.changed()
 
     def changed(self) -> None:
         """Tell the runtime whether this work holds a slot."""
@@ -401,9 +402,10 @@ class Work:
             self._wake(key)
 
     def _wake(self, key: str) -> None:
-        waiter = self.waiters.get(key)
+        waiter = self.waiters.pop(key, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+            self.changed()  # before the next message is delivered: from now on the handler holds a slot
 
 
 def _content(message: Message) -> e.Stored:

@@ -124,6 +124,7 @@ class Play:
 
     async def advance(self, seconds: float) -> None:
         """Turn the clock, stopping wherever a timer of an actor is due."""
+        await self.quiet()
         until = self.clock.now() + timedelta(seconds=seconds)
         while True:
             due = sorted(message.due_at for message in self._open() if message.due_at is not None)
@@ -140,11 +141,21 @@ class Play:
 
         With `bus_too` the bus loses everything as well.
         """
+        await self.kill()
+        await self.restart(bus_too=bus_too)
+
+    async def kill(self) -> None:
+        """End the process as kill -9 would."""
         await self._process.aclose()
+
+    async def restart(self, *, bus_too: bool = False, wait: bool = True) -> None:
+        """Begin a process after `kill`, and `wait` until it has nothing more to do."""
         if bus_too:
             self.bus.forget()
         self._mark = len(self.log)
         await self._start()
+        if wait:
+            await self.quiet()
 
     def passivate(self) -> int:
         """Drop from memory all actors that only wait; gives how many. What they wait for brings them back."""
@@ -294,7 +305,6 @@ class Play:
             actor = fold(self._events(stream))
             if actor.at_work and actor.state in ("thinking", "executing"):
                 runtime.activate(stream, runtime.owned[role_of(stream), 0])
-        await self.quiet()
 
 
 @asynccontextmanager

@@ -172,6 +172,29 @@ async def test_no_more_tasks_than_slots_are_at_work() -> None:
     assert at_once == [0, 3]
 
 
+async def test_tasks_that_have_waited_hold_slots_again() -> None:
+    at_once = [0, 0]  # now, and the most
+
+    async def work() -> None:
+        at_once[0] += 1
+        at_once[1] = max(at_once)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        at_once[0] -= 1
+
+    async def todo(ctx: Context) -> None:
+        await ctx.receive("feedback")
+        await ctx.step(work)
+
+    async with spec(worker(todo), slots=3) as play:
+        waiting = [await play.when("worker", None) for _ in range(20)]
+        for sent in waiting:
+            await play.send(sent.actor, None, kind="feedback", task=sent.task)
+        await play.quiet()
+        assert play.types().count("task.completed") == 20
+    assert at_once == [0, 3]
+
+
 async def test_tasks_that_wait_hold_no_slot() -> None:
     async def todo(ctx: Context) -> None:
         await ctx.receive("feedback")
