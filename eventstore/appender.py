@@ -16,13 +16,15 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 from uuid import uuid4
 
 import asyncpg
 
 from eventstore.chain import Row, batch_digest
 from eventstore.database import UNAVAILABLE, connect, reason_of
+from eventstore.recent import Recent
 from eventstore.rules import Append, admit
 from protocols.errors import AppendRefused, BadEvent, StoreUnavailable
 from protocols.ports import Appended
@@ -45,14 +47,21 @@ BAD_DATA: Final[tuple[type[Exception], ...]] = (
     asyncpg.ProgramLimitExceededError,
 )
 
-_APPEND = "select append_batch($1, $2, $3, $4, $5, $6)"
+_APPEND = "select first_position, moment from append_batch($1, $2, $3, $4, $5, $6)"
 _LOCK = "select lock_log()"
-_WRITTEN = "select first from commits where writer = $1 and number = $2"
+_WRITTEN = "select first, recorded_at from commits where writer = $1 and number = $2"
 _HEADS = """
     select stream, (select e.version from events e where e.stream = s.stream order by e.version desc limit 1) as version
     from unnest($1::text[]) as s (stream)
 """
 _HANDLED = "select handles from events where handles = any($1::text[]) and handles is not null"
+
+
+class Written(NamedTuple):
+    """Where a batch begins in the log, and when it was recorded."""
+
+    first: int
+    recorded_at: datetime
 
 
 class Batch:
@@ -99,6 +108,7 @@ class Appender:
         self._number = 0
         self._at_work: Sequence[Append] = ()
         self._written: dict[str, int] = {}  # the versions that streams have at least
+        self.recent = Recent()
         self.batches = 0  # committed
 
     def __repr__(self) -> str:
@@ -185,8 +195,8 @@ class Appender:
         while batch.appends:
             try:
                 async with asyncio.timeout(ATTEMPT_S):
-                    first = await self._attempt(batch)
-                return self._settle(batch, first)
+                    written = await self._attempt(batch)
+                return self._settle(batch, written)
             except BAD_DATA as error:
                 if batch.careful or not isinstance(error, asyncpg.UniqueViolationError):
                     return await self._isolate(batch, error)
@@ -203,17 +213,17 @@ class Appender:
                 pause = min(2 * pause, LONGEST_PAUSE_S)
         return 0
 
-    async def _attempt(self, batch: Batch) -> int:
-        """Write the batch, or find that it is written; gives its first position."""
+    async def _attempt(self, batch: Batch) -> Written | None:
+        """Write the batch, or find that it is written; None if all of it is refused."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await connect(self._url, pooled=self._pooled)
         if not batch.careful:
             return await self._send(self._connection, batch)
         async with self._connection.transaction(isolation="read_committed"):
             await self._connection.execute(_LOCK)
-            written: int | None = await self._connection.fetchval(_WRITTEN, self._writer, batch.number)
+            written = await self._connection.fetchrow(_WRITTEN, self._writer, batch.number)
             if written is not None:
-                return written
+                return Written(*written)
             streams = list({each.stream for each in batch.appends})
             closes = [event[-1] for each in batch.appends for event in each.events if event[-1] is not None]
             heads = {row["stream"]: row["version"] or 0 for row in await self._connection.fetch(_HEADS, streams)}
@@ -221,10 +231,10 @@ class Appender:
             batch.decide(heads, handled)
             if batch.placed:
                 return await self._send(self._connection, batch)
-            return 0  # all are refused
+            return None  # all are refused
 
-    async def _send(self, connection: asyncpg.Connection, batch: Batch) -> int:
-        """Write the batch as it is placed; gives its first position."""
+    async def _send(self, connection: asyncpg.Connection, batch: Batch) -> Written:
+        """Write the batch as it is placed."""
         rows: list[Row] = []
         # A version that this process didn't write itself may be ahead of its stream: append_batch looks.
         streams: list[str] = []
@@ -239,23 +249,25 @@ class Appender:
                 version += 1
                 rows.append((stream, version, *event))
         digest = batch_digest(self._writer, batch.number, rows)
-        first: int = await connection.fetchval(_APPEND, self._writer, batch.number, digest, rows, streams, versions)
-        return first
+        return Written(*await connection.fetchrow(_APPEND, self._writer, batch.number, digest, rows, streams, versions))
 
-    def _settle(self, batch: Batch, first: int) -> int:
+    def _settle(self, batch: Batch, written: Written | None) -> int:
         """Tell everybody who waits. Gives the position of the last event, 0 if all were refused."""
         if len(self._written) > MAX_KNOWN_STREAMS:
             self._written.clear()
-        position = first - 1
+        for append, refusal in batch.refused:
+            refuse(append, refusal)
+        if written is None:
+            return 0
+        self.recent.add(written.first, written.recorded_at, batch.placed)
+        position = written.first - 1
         for append, after in batch.placed:
             version = after + len(append.events)
             position += len(append.events)
             self._written[append.stream] = version
             if not append.outcome.done():  # its caller may have been cancelled
                 append.outcome.set_result(Appended(version, position))
-        for append, refusal in batch.refused:
-            refuse(append, refusal)
-        return position if batch.placed else 0
+        return position
 
     async def _isolate(self, batch: Batch, error: Exception) -> int:
         """Write the halves of a batch by themselves, down to the append that can't be stored."""

@@ -19,7 +19,7 @@ Encoded = tuple[str, int, bytes, bytes, str | None]
 class Append:
     """One call of `EventStore.append`, checked and encoded."""
 
-    __slots__ = ("events", "expected", "outcome", "size", "stream")
+    __slots__ = ("events", "expected", "news", "outcome", "size", "stream")
 
     outcome: "asyncio.Future[Appended]"  # who waits for it, where somebody waits
 
@@ -27,6 +27,7 @@ class Append:
         """Raises BadEvent."""
         self.stream = stream
         self.expected = expected
+        self.news = events
         self.events: list[Encoded] = []
         self.size = 0  # bytes
         for event in events:

@@ -112,9 +112,8 @@ class PostgresEventStore:
         head = await self.head()
         while after < head:
             bound = min(after + page, head)
-            rows = await fetch(self.pool, _PAGE, after, bound)
-            if rows:
-                yield [_event(row) for row in rows]
+            if events := await self._page(after, bound):
+                yield events
             after = bound
 
     async def subscribe(self, *, after: int = 0, page: int = 1000) -> AsyncIterator[list[Event]]:
@@ -126,9 +125,8 @@ class PostgresEventStore:
                 head = self._head
                 while after < head:
                     bound = min(after + page, head)
-                    rows = await fetch(self.pool, _PAGE, after, bound)
-                    if rows:
-                        yield [_event(row) for row in rows]
+                    if events := await self._page(after, bound):
+                        yield events
                     after = bound
                 pause = self._poll_s
             except StoreUnavailable as error:
@@ -167,6 +165,13 @@ class PostgresEventStore:
             if wanted not in found:
                 raise BlobMissing(wanted)
         return found
+
+    async def _page(self, after: int, upto: int) -> list[Event]:
+        """The events between two positions: from memory, if this process wrote them all just now."""
+        recent = self._appender.recent.between(after, upto)
+        if recent is not None:
+            return recent
+        return [_event(row) for row in await fetch(self.pool, _PAGE, after, upto)]
 
     def _committed(self, head: int) -> None:
         """This process appended: wake its subscriptions."""

@@ -19,21 +19,21 @@ create type new_event as (
     stream text, version bigint, type text, schema_version integer, data bytea, meta bytea, handles text
 );
 
--- Write one batch, all or none, and give its first position. `expected_*` are streams, and versions above 0 that they
+-- Write one batch, all or none, and give its first position and its time. `expected_*` are streams, and versions above 0 that they
 -- must have reached.
 --
 -- Raises unique_violation if any event can't be appended where it says: its version is taken, the version before
 -- is missing, its message is handled already, or this batch is in the log already.
 create function append_batch(
-    writer uuid, number bigint, digest bytea, batch new_event[], expected_streams text[], expected_versions bigint[]
-) returns bigint language plpgsql
+    writer uuid, number bigint, digest bytea, batch new_event[], expected_streams text[], expected_versions bigint[],
+    out first_position bigint, out moment timestamptz
+) language plpgsql
 -- Its plans are made while the log is small, and are kept while it grows.
 set enable_seqscan = off
 as $$
 declare
     count constant bigint := cardinality(batch);
     new_head head;
-    former bigint;
 begin
     -- The lock. Whoever waits for it computes anew, on what the writer before has left: so recorded_at is the time
     -- after the wait, and chain continues the newest one.
@@ -42,10 +42,11 @@ begin
         recorded_at = greatest(recorded_at, clock_timestamp()),
         chain = sha256(chain || timestamptz_send(recorded_at) || int8send(position + 1) || digest)
     where only_row returning * into strict new_head;
-    former := new_head.position - count;
+    first_position := new_head.position - count + 1;
+    moment := new_head.recorded_at;
 
     insert into events (position, recorded_at, stream, version, type, schema_version, data, meta, handles)
-    select former + row.n, new_head.recorded_at, row.stream, row.version, row.type, row.schema_version, row.data,
+    select first_position + row.n - 1, new_head.recorded_at, row.stream, row.version, row.type, row.schema_version, row.data,
            row.meta, row.handles
     from unnest(batch) with ordinality as row (stream, version, type, schema_version, data, meta, handles, n);
 
@@ -59,7 +60,5 @@ begin
     end if;
 
     insert into commits (first, last, recorded_at, writer, number, digest, chain)
-    values (former + 1, new_head.position, new_head.recorded_at, writer, number, digest, new_head.chain);
-
-    return former + 1;
+    values (first_position, new_head.position, new_head.recorded_at, writer, number, digest, new_head.chain);
 end $$;
