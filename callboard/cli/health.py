@@ -10,7 +10,7 @@ import anyio
 from msgspec import Struct
 
 from callboard.bootstrap import Stack, connected, served
-from callboard.cli.output import add, people, plain, table, write_json, write_text
+from callboard.cli.output import Listing, people, plain, write_json, write_text
 from callboard.cli.session import Session, command_settings, read
 from callboard.cli.words import NOTHING, ago, count, duration, one_line, short, until
 from callboard.services import LocalServices, Status
@@ -63,11 +63,10 @@ def _show_open(found: Sequence[OpenMessage], now: datetime) -> None:
     if not found:
         write_text("No message waits to be handled.")
         return
-    shown = table("open message", "kind", "to", "from", "run", "priority", "sent")
+    shown = Listing("open message", "kind", "to", "from", "run", "priority", "sent", spare=("priority", "from"))
     for each in found:
         to = short(f"{each.role}/{each.key}")
-        add(
-            shown,
+        shown.add(
             short(each.id),
             each.kind,
             to,
@@ -83,10 +82,10 @@ def _show_timers(found: Sequence[Timer], now: datetime) -> None:
     if not found:
         write_text("No timer is set.")
         return
-    shown = table("timer", "kind", "wakes", "run", "due")
+    shown = Listing("timer", "kind", "wakes", "run", "due")
     for each in found:
         actor = short(f"{each.role}/{each.key}")
-        add(shown, short(each.id), each.kind, actor, short(each.run), until(each.due_at, now))
+        shown.add(short(each.id), each.kind, actor, short(each.run), until(each.due_at, now))
     people().print(shown)
 
 
@@ -95,12 +94,23 @@ def _show_dead(found: Sequence[DeadLetter], now: datetime) -> None:
         write_text("There are no dead letters.")
         return
     right = ("attempts",)
-    shown = table("dead letter", "kind", "to", "run", "attempts", "died", "why", right=right, wide="why")
+    shown = Listing(
+        "dead letter",
+        "kind",
+        "to",
+        "run",
+        "attempts",
+        "died",
+        "why",
+        right=right,
+        wide="why",
+        spare=("run", "attempts"),
+    )
     for each in found:
         to = short(f"{each.role}/{each.key}") if each.key else each.role
         run = short(each.run) if each.run else NOTHING
         kind, died = each.kind or NOTHING, ago(each.died_at, now)
-        add(shown, short(each.id), kind, to, run, str(each.attempts), died, one_line(each.reason))
+        shown.add(short(each.id), kind, to, run, str(each.attempts), died, one_line(each.reason))
     people().print(shown)
 
 
@@ -195,24 +205,23 @@ def _show_lag(report: LagReport) -> None:
     console = people()
     runner = f"{plain(report.runner)} folds the projections" if report.runner else "nobody folds the projections"
     console.print(f"The log's head is position {report.head:,}; {runner}.\n")
-    shown = table("projection", "position", "behind", "by", right=("position", "behind", "by"))
+    shown = Listing("projection", "position", "behind", "by", right=("position", "behind", "by"))
     for each in report.projections:
         by = duration(each.seconds) if each.events else NOTHING
-        add(shown, each.name, f"{each.position:,}", count(each.events, "event"), by)
+        shown.add(each.name, f"{each.position:,}", count(each.events, "event"), by)
     console.print(shown)
     if not report.roles:
         console.print("\nNo role has been served yet: `callboard up APP` does.")
         return
     console.print()
     right = ("lease", "on the bus", "open", "oldest")
-    shown = table("role", "partitions", "owner", "lease", "on the bus", "open", "oldest", right=right)
+    shown = Listing("role", "partitions", "owner", "lease", "on the bus", "open", "oldest", right=right, wide="owner")
     for role in report.roles:
         for owner, group in groupby(sorted(role.partitions, key=_owner), key=_owner):
             owned = list(group)
             lease_s = min((each.lease_s for each in owned if each.lease_s is not None), default=None)
             lease = NOTHING if lease_s is None else duration(lease_s) if lease_s >= 0 else "expired"
-            add(
-                shown,
+            shown.add(
                 role.role,
                 numbers([each.partition for each in owned]),
                 owner or "nobody",

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from actors.fold import ActorFold, fold
-from callboard.cli.output import add, people, table, write_json, write_text
+from callboard.cli.output import Listing, people, write_json, write_text
 from callboard.cli.session import Session, read
 from callboard.cli.story import EventLine, digests, line
 from callboard.cli.words import NOTHING, clock, short
@@ -45,10 +45,12 @@ def audit(given: str | None, *, after: int | None, limit: int, as_json: bool) ->
     elif not found:
         write_text("Nothing notable has happened.")
     else:
-        shown = table("position", "at", "actor", "task", "what", "detail", right=("position",), wide="detail")
+        shown = Listing(
+            "position", "at", "actor", "task", "what", "detail", right=("position",), wide="detail", spare=("task",)
+        )
         for entry in found:
             who, task = short(entry.actor), short(entry.task or NOTHING)
-            add(shown, str(entry.position), clock(entry.at), who, task, entry.what, short(entry.detail))
+            shown.add(str(entry.position), clock(entry.at), who, task, entry.what, short(entry.detail))
         people().print(shown)
         if len(found) == limit:
             people().print(f"[dim]--after {found[-1].position} shows what came next.[/]")
@@ -207,9 +209,10 @@ def _show_replay(console: Console, replayed: Replay, *, step: bool) -> None:
         if step and event is not replayed.events[-1]:
             console.print("[dim]Enter: the next event; Ctrl-C: stop[/]", end="")
             if not sys.stdin.readline():
-                break
-    console.print()
-    _show_actors(console, replayed.actors)
+                break  # the end of input
+    else:
+        console.print()
+        _show_actors(console, replayed.actors)
 
 
 def _show_event(console: Console, event: EventLine, *, name: str) -> None:
@@ -239,14 +242,13 @@ def _show_content(console: Console, what: str, content: bytes) -> None:
 
 
 def _show_actors(console: Console, actors: Sequence[ActorAt]) -> None:
-    shown = table(
-        "actor", "version", "state", "own state", "attempt", "steps done", "open", right=("version", "attempt")
-    )
+    columns = ("actor", "version", "state", "own state", "attempt", "steps done", "open")
+    right = ("version", "attempt", "steps done")
+    shown = Listing(*columns, right=right, wide="open", spare=("version", "own state"))
     for actor in actors:
         done = sum(step.state != "open" for step in actor.steps)
         still = ", ".join(step.step for step in actor.steps if step.state == "open" and not actor.ended)
-        add(
-            shown,
+        shown.add(
             short(actor.actor),
             str(actor.version),
             actor.state,

@@ -2,19 +2,21 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from protocols.messages import encode_json
 
-PIPE_WIDTH: Final = 200  # columns of a table that goes to no terminal
+PIPE_WIDTH: Final = 200  # of a table that goes to no terminal
+LEAST_WIDTH: Final = 8  # of a column that is cut
+GAP: Final = 2  # between columns
 _STYLES: Final = {logging.DEBUG: "dim", logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "bold red"}
 
 
@@ -47,24 +49,48 @@ def note(text: str) -> None:
     people(stderr=True).print(text, soft_wrap=True)
 
 
-def table(*columns: str, right: Sequence[str] = (), wide: str | None = None) -> Table:
-    """A table. Numbers are in the columns named by `right`; the column `wide` takes what space is left."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        made.add_column(
-            column,
-            justify="right" if column in right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            ratio=1 if column == wide else None,
-        )
-    made.expand = wide is not None
-    return made
+class Listing:
+    """A table, each row on one line. Texts are shown as they are: brackets in them are no markup.
+
+    Numbers stand in the columns named by `right`. Where the terminal is too narrow, the columns named by `spare` are
+    left out, the first of them first; then the column `wide` is cut.
+    """
+
+    def __init__(
+        self, *columns: str, right: Sequence[str] = (), wide: str | None = None, spare: Sequence[str] = ()
+    ) -> None:
+        self._columns = columns
+        self._right = right
+        self._wide = wide
+        self._spare = spare
+        self._rows: list[list[Text]] = []
+
+    def add(self, *cells: str | Text) -> None:
+        """Add a row: a cell for each column."""
+        self._rows.append([Text(cell) if isinstance(cell, str) else cell for cell in cells])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = {
+            place: max(len(name), *(row[place].cell_len for row in self._rows), 1)
+            for place, name in enumerate(self._columns)
+        }
+        for name in self._spare:
+            if _total(widths) > options.max_width:
+                del widths[self._columns.index(name)]
+        shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+        for place, width in widths.items():
+            name = self._columns[place]
+            if name == self._wide:
+                width = max(LEAST_WIDTH, width - max(0, _total(widths) - options.max_width))  # noqa: PLW2901
+            justify: JustifyMethod = "right" if name in self._right else "left"
+            shown.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=width)
+        for row in self._rows:
+            shown.add_row(*(row[place] for place in widths))
+        yield shown
 
 
-def add(to: Table, *cells: str | Text) -> None:
-    """Add a row. Texts are shown as they are: brackets in them are no markup."""
-    to.add_row(*(Text(each) if isinstance(each, str) else each for each in cells))
+def _total(widths: Mapping[int, int]) -> int:
+    return sum(widths.values()) + GAP * (len(widths) - 1)
 
 
 def plain(text: str) -> str:

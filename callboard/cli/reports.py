@@ -7,10 +7,9 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from callboard.cli.output import add, people, plain, table, write_json, write_result, write_text
+from callboard.cli.output import Listing, people, plain, write_json, write_result, write_text
 from callboard.cli.session import Session, read
 from callboard.cli.words import (
     NOTHING,
@@ -71,12 +70,12 @@ def runs(*, state: str | None, limit: int, as_json: bool) -> None:
         _tell_limit(found, limit)
 
 
-def _runs_table(found: Sequence[Run], now: datetime) -> Table:
+def _runs_table(found: Sequence[Run], now: datetime) -> Listing:
     right = ("tasks", "took", "tokens", "cost")
-    shown = table("run", "state", "sent to", "started", "took", "tasks", "tokens", "cost", right=right)
+    columns = ("run", "state", "sent to", "started", "took", "tasks", "tokens", "cost")
+    shown = Listing(*columns, right=right, spare=("tokens", "took", "started"))
     for run in found:
-        add(
-            shown,
+        shown.add(
             short(run.run),
             _state(run.state),
             short(run.actor),
@@ -146,16 +145,17 @@ def _show_run(console: Console, report: RunReport, now: datetime) -> None:
     console.print(f"\n[dim]callboard replay {short(found.run)}    every event, in order[/]")
 
 
-def _tree_table(branches: Sequence[Branch], begin: datetime, end: datetime, now: datetime) -> Table:
+def _tree_table(branches: Sequence[Branch], begin: datetime, end: datetime, now: datetime) -> Listing:
     whole = max((end - begin).total_seconds(), 0.001)
     right = ("took", "tokens", "cost")
-    shown = table("task", "", "state", "took", "", "tokens", "cost", right=right)
+    shown = Listing(
+        "task", "id", "state", "took", "when", "tokens", "cost", right=right, spare=("tokens", "cost", "took")
+    )
     for lines, task in branches:
         started, ended = task.started_at or task.opened_at, task.ended_at or now
         name = task.role if task.key == task.task else f"{task.role}/{task.key}"
         style = STATE_STYLES[task.state]
-        add(
-            shown,
+        shown.add(
             lines + name,
             Text(short(task.task), "dim"),
             _state(task.state),
@@ -206,13 +206,13 @@ def tasks(*, run: str | None, role: str | None, state: str | None, limit: int, a
         _tell_limit(found, limit)
 
 
-def _tasks_table(found: Sequence[Task], now: datetime) -> Table:
+def _tasks_table(found: Sequence[Task], now: datetime) -> Listing:
     right = ("took", "tokens", "cost", "attempt")
-    shown = table("task", "actor", "run", "state", "took", "attempt", "tokens", "cost", "waits for", right=right)
+    columns = ("task", "actor", "run", "state", "took", "attempt", "tokens", "cost", "waits for")
+    shown = Listing(*columns, right=right, wide="waits for", spare=("tokens", "attempt", "cost", "run"))
     for task in found:
         began = task.started_at
-        add(
-            shown,
+        shown.add(
             short(task.task),
             task.role if task.key == task.task else f"{task.role}/{short(task.key)}",
             short(task.run),
@@ -236,14 +236,14 @@ def agents(*, role: str | None, as_json: bool) -> None:
     else:
         now = datetime.now(UTC)
         right = ("tasks", "at work", "completed", "failed", "canceled", "tokens", "cost")
-        shown = table(
+        shown = Listing(
             *("agent", "tasks", "at work", "completed", "failed", "canceled", "tokens", "cost", "seen", "last in"),
             right=right,
+            spare=("last in", "tokens", "canceled", "seen"),
         )
         for each in found:
             ended = (each.completed + each.handed_off, each.failed, each.canceled)
-            add(
-                shown,
+            shown.add(
                 short(each.agent),
                 *(f"{number:,}" for number in (each.tasks, each.at_work, *ended)),
                 _tokens(each.input_tokens + each.output_tokens),
@@ -270,7 +270,7 @@ def costs(*, by: Dimension, run: str | None, as_json: bool) -> None:
         people().print(_costs_table(found, (by,)))
 
 
-def _costs_table(found: Sequence[Costs], by: Sequence[str]) -> Table:
+def _costs_table(found: Sequence[Costs], by: Sequence[str]) -> Listing:
     """Groups with bars: each its share of the amounts of the currency that most groups have, or else of the tokens."""
     currencies = [currency for group in found for currency in group.amounts]
     currency = max(set(currencies), key=currencies.count) if currencies else None
@@ -280,15 +280,15 @@ def _costs_table(found: Sequence[Costs], by: Sequence[str]) -> Table:
 
     whole = sum(weight(group) for group in found) or 1.0
     right = ("calls", "failed", "tokens in", "out", "cost")
-    shown = table(*by, "calls", "failed", "tokens in", "out", "cost", "share", right=right)
+    columns = (*by, "calls", "failed", "tokens in", "out", "cost", "share")
+    shown = Listing(*columns, right=right, wide=by[0], spare=("failed", "out", "tokens in"))
     for group in sorted(found, key=weight, reverse=by != ("day",)):
         names = [
             model_word(name) if dimension == "model" else short(name)
             for dimension, name in zip(by, group.by, strict=True)
         ]
         share = weight(group) / whole
-        add(
-            shown,
+        shown.add(
             *names,
             f"{group.calls:,}",
             f"{group.failed:,}",

@@ -80,9 +80,12 @@ def duration(seconds: float) -> str:
 
 
 def ago(at: datetime, now: datetime) -> str:
-    """How long ago that was."""
+    """How long ago that was, in the largest unit that fits."""
     seconds = (now - at).total_seconds()
-    return "now" if seconds < 1 else f"{round(seconds)} s ago" if seconds < 60 else f"{duration(seconds)} ago"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit} ago"
+    return "now"
 
 
 def until(at: datetime, now: datetime) -> str:

@@ -71,7 +71,8 @@ def test_a_length_of_time_never_has_sixty_of_a_smaller_unit(seconds: float) -> N
 
 def test_times_are_told_from_now() -> None:
     assert ago(NOW - timedelta(milliseconds=5), NOW) == "now"
-    assert ago(NOW - timedelta(minutes=5), NOW) == "5 min 00 s ago"
+    assert ago(NOW - timedelta(seconds=59.9), NOW) == "59 s ago"
+    assert ago(NOW - timedelta(hours=47), NOW) == "1 d ago"
     assert until(NOW + timedelta(seconds=3), NOW) == "in 3.0 s"
     assert until(NOW - timedelta(seconds=3), NOW) == "due 3.0 s ago"
 
