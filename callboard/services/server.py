@@ -100,7 +100,7 @@ class Server(ABC):
 
         It holds `alive` like the server itself: if this process is killed, the next one waits for the command's end.
         """
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [*self.account.prefix, *command],
             pass_fds=[alive],
             input=stdin,
@@ -122,7 +122,7 @@ class Server(ABC):
                 self.log.replace(self.log.with_suffix(".old.log"))
             log.info("starting %s in %s", self.name, self.home)
             with self.log.open("ab") as output:
-                subprocess.run(  # noqa: S603
+                subprocess.run(
                     [*DETACHED, *self.account.prefix, *command],
                     pass_fds=[held.fileno()],
                     start_new_session=True,
@@ -192,7 +192,7 @@ def works_below(pid: int, folder: Path) -> bool:
         if process.parent.joinpath("self").exists():
             return False
         listing = ["ps", "-o", "stat=,comm=", "-p", str(pid)]
-        words = subprocess.run(listing, capture_output=True, text=True, check=False).stdout  # noqa: S603
+        words = subprocess.run(listing, capture_output=True, text=True, check=False).stdout
     return not words.startswith("Z") and re.search("postgres|valkey|redis", words) is not None
 
 
