@@ -3,7 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from protocols.events import NewEvent
 
 log = logging.getLogger("callboard.actors")
+
+RUNS: Final = ("thinking", "executing")  # the states in which an actor waits for no message
 
 
 class Cell:
@@ -102,7 +104,9 @@ class Cell:
             return
         self._ready(fold)  # from here to the end at one stroke: a message that comes later finds the task at work
         if at_work is not None and message is not None:
-            self._resume(at_work, message, takeover=takeover)
+            # Only an actor that waits is ever dropped from memory: one in another state was lost with its process, and
+            # is found here by a message before recovery has come to it.
+            self._resume(at_work, message, takeover=takeover or fold.state in RUNS)
         early, self._early = self._early, []
         for delivery in early:
             if not self.dropped:
