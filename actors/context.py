@@ -269,7 +269,12 @@ class Context:
         return Received(message.kind, message.sender, _decode(await work.load_value(message.content), returns))
 
     async def sleep(self, seconds: float) -> None:
-        """Wait so long, by the wall clock; the time goes on while nothing of the system runs."""
+        """Wait so long, by the wall clock; the time goes on while nothing of the system runs.
+
+        Raises ValueError for less than 0 seconds.
+        """
+        if seconds < 0:
+            raise ValueError(f"seconds={seconds}: at least 0")
         step = self._counter.next("sleep")
         if self._recorded(step, "") is None:
             work = self._work
@@ -281,8 +286,10 @@ class Context:
     async def gather(self, *awaitables: Awaitable[T], limit: int | None = None) -> list[T]:
         """Await several steps at a time, at most `limit`; gives their results in order.
 
-        The first error cancels the others and is raised.
+        The first error cancels the others and is raised. Raises ValueError for a limit below 1.
         """
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit={limit}: at least 1, or None for no limit")
         scope = self._counter.next("gather")
         results: list[Any] = [None] * len(awaitables)
         pending = iter(enumerate(awaitables))
