@@ -34,6 +34,8 @@ REPORT: Final = "callboard-review.md"
 LEASE_S: Final = 2.0  # so long the crew waits for the process that was killed
 KILL_AT: Final = 0.4  # of the files
 GRACE_S: Final = 3.0
+SHARE_S: Final = 3 * LEASE_S  # what is shared out later is no harm
+POLL_S: Final = 0.05
 REFRESH_S: Final = 0.1
 
 
@@ -128,6 +130,8 @@ class Demo:
     async def _review(self) -> Outcome:
         store = self._stack.store
         await self._all_ready.wait()
+        with anyio.move_on_after(SHARE_S):
+            await self._shared()
         async with (
             Client.open(store, self._stack.bus, self._stack.directory) as client,
             anyio.create_task_group() as group,
@@ -139,6 +143,14 @@ class Demo:
             run_s = time.monotonic() - sent_at
             group.cancel_scope.cancel()
         return await self._look_back(sent.run, sent.position - 1, summary, run_s)
+
+    async def _shared(self) -> None:
+        """Return when the inspectors have divided their role's partitions: the first to start had taken all."""
+        while True:
+            owners = {it.owner for it in await self._stack.leases.partitions() if it.role == "inspector"}
+            if len(owners) >= COUNTS["inspector"] and None not in owners:
+                return
+            await anyio.sleep(POLL_S)
 
     async def _follow(self, run: str, after: int) -> None:
         """See the run's events as they are appended, and choose the moment of the kill."""

@@ -57,7 +57,11 @@ def _timeline(outcome: Outcome) -> Table:
 
 
 def _who(lane: Lane, outcome: Outcome) -> str:
-    return f"{lane.name} (pid {pid_in(lane.process)})" + (", killed" if _was_killed(lane, outcome) else "")
+    return _name(lane.process) + (", killed" if _was_killed(lane, outcome) else "")
+
+
+def _name(process: str) -> str:
+    return f"{process.partition('@')[0]} (pid {pid_in(process)})"
 
 
 def _was_killed(lane: Lane, outcome: Outcome) -> bool:
@@ -112,7 +116,7 @@ def _resumed(proof: Proof) -> Iterator[str]:
             f"{count(again, 'step')} whose outcome was unknown ran again:"
         )
     for each in proof.resumed[:RESUMED_SHOWN]:
-        yield f"  {short(each.actor)}, now in {each.process.partition('@')[0]}: {_steps(each)}"
+        yield f"  {short(each.actor)}, now in {_name(each.process)}: {_steps(each)}"
     if len(proof.resumed) > RESUMED_SHOWN:
         yield f"  and {len(proof.resumed) - RESUMED_SHOWN} more"
 

@@ -21,11 +21,6 @@ class Lane(Struct):
     spans: list[tuple[float, float]]
     last: float  # its last event
 
-    @property
-    def name(self) -> str:
-        """The process's name, without what tells one start of it from another."""
-        return self.process.partition("@")[0]
-
 
 def lanes(events: Iterable[e.Event]) -> list[Lane]:
     """The processes of a run, in the order in which they took their first task.
