@@ -11,6 +11,7 @@ streams would refuse it anyway.
 
 import logging
 from collections.abc import Mapping
+from typing import Final
 
 import anyio
 import anyio.abc
@@ -22,17 +23,22 @@ from actors.directory import Directory
 from actors.models import Models
 from actors.recovery import Recovery
 from actors.runtime import Runtime
+from eventstore.database import UNAVAILABLE, reason_of
 from projections.runner import Runner
 from protocols.codec import new_event
 from protocols.errors import ProjectionsBehind, RedisUnavailable, StoreUnavailable
 from protocols.events import MessageDeadLettered, Meta
-from protocols.names import dead_stream
-from protocols.ports import ANY, Bus, Clock, Consumer, EventStore, Lease, Leases, SystemClock, Undecodable
+from protocols.messages import encode_message
+from protocols.names import dead_stream, partition_of
+from protocols.ports import ANY, Bus, Clock, Consumer, Delivery, EventStore, Lease, Leases, SystemClock, Undecodable
 
 log = logging.getLogger("callboard.actors")
 
 BEATS_PER_LEASE = 3
 RECONCILE_EVERY_S = 2.0
+
+# A server doesn't answer: the event store and the bus say it in our words, the projections' queries in asyncpg's.
+GONE: Final[tuple[type[Exception], ...]] = (StoreUnavailable, RedisUnavailable, *UNAVAILABLE)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +115,7 @@ class Host:
         async with (
             runtime,
             self._parts.bus.consumer(
-                self._process, runtime.deliver, self._undecodable, runtime.capacity
+                self._process, self._deliver, self._undecodable, runtime.capacity
             ) as self._consumer,
         ):
             runtime.on_settle = self._consumer.settle
@@ -135,13 +141,21 @@ class Host:
                 await self._beat()
             except StoreUnavailable as error:
                 log.warning("host<%s> could not renew its leases: %s", self._process, error)
-                if self._clock.monotonic() - self._renewed > self._limits.lease_s:
+                if self._left_s() <= 0:
                     await self._fence()
+
+    def _left_s(self) -> float:
+        """Seconds until the leases expire, as far as this process knows."""
+        return self._renewed + self._limits.lease_s - self._clock.monotonic()
 
     async def _beat(self) -> None:
         begun = self._clock.monotonic()
-        roles = [] if self._draining else list(self._definitions)
-        leases = await self._parts.leases.heartbeat(self._process, roles, lease_s=self._limits.lease_s)
+        lease_s, left_s = self._limits.lease_s, self._left_s()
+        try:
+            with anyio.fail_after(left_s if left_s > 0 else lease_s):
+                leases = await self._parts.leases.heartbeat(self._process, list(self._definitions), lease_s=lease_s)
+        except TimeoutError:
+            raise StoreUnavailable("the leases could not be renewed in time") from None
         self._renewed = begun
         await self._apply({(lease.role, lease.partition): lease for lease in leases})
 
@@ -152,8 +166,12 @@ class Host:
             if place not in leases or leases[place].epoch != lease.epoch:
                 log.warning("host<%s> lost %s:%d to another process", self._process, *place)
                 await self._abandon(lease)
+        if self._draining:  # what it owns is renewed, and nothing taken
+            further = [lease for place, lease in leases.items() if place not in owned]
+            await self._parts.leases.release(self._process, further)
+            return
         for place, lease in leases.items():
-            if place not in owned and not self._draining:
+            if place not in owned:
                 owned[place] = lease
                 self._group.start_soon(self._take_over, lease)
             elif lease.surplus and place in self._serving and place not in self._handing_over:
@@ -166,8 +184,8 @@ class Host:
         while self.runtime.owned.get(place) == lease:
             try:
                 await self._recovery.take_over(lease)
-            except (StoreUnavailable, RedisUnavailable, ProjectionsBehind) as error:
-                log.warning("host<%s> waits to take over %s:%d: %s", self._process, *place, error)
+            except (*GONE, ProjectionsBehind) as error:
+                log.warning("host<%s> waits to take over %s:%d: %s", self._process, *place, reason_of(error))
                 await self._clock.sleep(pause_s)
                 pause_s = min(2 * pause_s, self._limits.lease_s)
             else:
@@ -223,8 +241,22 @@ class Host:
                 await self._parts.directory.refresh()
                 served = [lease for place, lease in self.runtime.owned.items() if place in self._serving]
                 await self._recovery.reconcile(lease for lease in served if not self._draining)
-            except (StoreUnavailable, RedisUnavailable) as error:
-                log.warning("host<%s> could not look for lost messages: %s", self._process, error)
+            except GONE as error:
+                log.warning("host<%s> could not look for lost messages: %s", self._process, reason_of(error))
+
+    def _deliver(self, delivery: Delivery) -> None:
+        message, lease = delivery.message, delivery.lease
+        route = self._parts.directory.route(lease.role)
+        assert route is not None, "a role is registered before it is served"
+        if (
+            message.role == lease.role
+            and message.key
+            and partition_of(message.key, route.partitions) == lease.partition
+        ):
+            self.runtime.deliver(delivery)
+        else:
+            reason = f"it is addressed to {message.to!r}, and was found on {lease.role}:{lease.partition}"
+            self._undecodable(Undecodable(lease.role, lease, delivery.entry, encode_message(message), reason))
 
     def _undecodable(self, entry: Undecodable) -> None:
         self.runtime.spawn(self._bury(entry))

@@ -13,7 +13,7 @@ from actors.directory import Directory
 from actors.journal import Idle
 from actors.models import Models
 from actors.timers import Timers
-from protocols.errors import BadEvent, StoreUnavailable
+from protocols.errors import BadEvent, CallboardError, StoreUnavailable
 from protocols.events import NewEvent
 from protocols.messages import OPENS_TASK, Message
 from protocols.names import message_id, parse_stream, partition_of
@@ -143,6 +143,9 @@ class Runtime:
                 log.warning("%s waits to be loaded: %s", cell.stream, error)
                 await self.clock.sleep(pause)
                 pause = min(2 * pause, longest)
+            except CallboardError:  # an event that this version doesn't know, a message that was never sent
+                log.exception("%s can't be loaded; what came for it stays on the bus", cell.stream)
+                self._drop(cell)
             else:
                 break
         self.busy_changed(cell)

@@ -1,0 +1,344 @@
+"""Hosts on PostgreSQL and Redis: sharing, handing over, taking over, and what happens when a server forgets or goes."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from typing import Any, get_args
+
+import anyio
+import pytest
+
+import actors.host
+import actors.recovery
+import actors.timers
+from callboard import Context, Handoff
+from projections import mailbox
+from protocols import events as e
+from protocols.codec import body_of, sent_messages
+from protocols.errors import TaskCanceled
+from protocols.messages import Kind, Message, encode_message
+from tests.actor_kit import Echo, actor, worker
+from tests.host_kit import DEADLINE_S, Running, Stage, becomes, stage
+
+StageOf = Callable[..., AbstractAsyncContextManager[Stage]]
+
+
+@pytest.fixture
+def stage_of(database_url: str, redis_url: str) -> StageOf:
+    return lambda *roles, **options: stage(database_url, redis_url, *roles, **options)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for what was lost more often."""
+    monkeypatch.setattr(actors.host, "RECONCILE_EVERY_S", 0.2)
+    monkeypatch.setattr(actors.recovery, "IN_TRANSIT", timedelta(seconds=0.3))
+
+
+def handled(log: list[e.Event]) -> Counter[str]:
+    return Counter(it.meta.handles for it in log if it.meta.handles)
+
+
+async def test_every_kind_of_message_is_handled(stage_of: StageOf) -> None:
+    async def desk(ctx: Context) -> Handoff:
+        await ctx.ask("echo", 1, kind="query")
+        await ctx.ask("echo", 2, kind="review-request")
+        await ctx.tell("echo", 3)
+        await ctx.tell("echo", 4, kind="artifact")
+        await ctx.sleep(0.1)
+        await ctx.receive("decision")
+        return await ctx.handoff("echo", "done")
+
+    async def patient(ctx: Context) -> Any:
+        return (await ctx.receive("feedback")).content
+
+    async with stage_of(
+        worker(lambda ctx: ctx.ask("desk", None)), actor("desk", desk), actor("patient", patient), Echo
+    ) as it:
+        await it.host("a")
+        (sent,) = await it.client.send("worker", None)
+        (waiting,) = await it.client.send("patient", None)
+        await it.reach("desk", "wait.started")
+        sends = [m for event in await it.log() for m in sent_messages(event)]
+        (at_desk,) = [m for m in sends if m.to.startswith("desk/") and m.kind == "assign"]
+        await it.client.send(at_desk.to, True, task=at_desk.task, kind="decision", run=sent.run)
+        await it.reach("patient", "wait.started")
+        await it.client.cancel(waiting.run, waiting.task, waiting.actor, "enough")
+        with anyio.fail_after(DEADLINE_S):
+            assert await it.client.wait(sent) == "done"
+            with pytest.raises(TaskCanceled, match="enough"):
+                await it.client.wait(waiting)
+        await it.settled()
+        log = await it.log()
+        messages = {m.id: m.kind for event in log for m in sent_messages(event)}
+        await becomes(lambda: has_handled(it, set(messages)))
+        assert set(messages.values()) == set(get_args(Kind))
+
+
+async def has_handled(it: Stage, messages: set[str]) -> bool:
+    return set(handled(await it.log())) == messages
+
+
+async def test_hosts_share_the_partitions_and_hand_them_over(stage_of: StageOf) -> None:
+    async def slow(payload: int, ctx: Context) -> int:
+        await ctx.step(asyncio.sleep, 0.02, name="nap")
+        return payload
+
+    async with stage_of(worker(slow), partitions=8) as it:
+        first = await it.host("a")
+        await becomes(lambda: owns(first, 8))
+        sent = [(await it.client.send("worker", number))[0] for number in range(40)]
+        second = await it.host("b")
+        await becomes(lambda: owns(first, 4))
+        await becomes(lambda: owns(second, 4))
+        sent += [(await it.client.send("worker", number))[0] for number in range(40, 80)]
+        with anyio.fail_after(DEADLINE_S):
+            assert [await it.client.wait(each) for each in sent] == list(range(80))
+        starts = [body for body in map(body_of, await it.log()) if isinstance(body, e.TaskStarted)]
+        assert {body.process for body in starts} == {first.stack.process, second.stack.process}
+        await first.stop()
+        await becomes(lambda: owns(second, 8))
+        assert await it.client.call("worker", 1) == 1
+        assert "task.resumed" not in await it.types("worker")
+
+
+async def owns(running: Running, number: int) -> bool:
+    return running.owned() == number
+
+
+async def test_a_lost_hosts_tasks_go_on_elsewhere_within_the_lease_and_two_seconds(stage_of: StageOf) -> None:
+    done: Counter[str] = Counter()
+
+    def effect(name: str) -> str:
+        done[name] += 1
+        return name
+
+    async def todo(payload: int, ctx: Context) -> str:
+        await ctx.step(effect, f"{payload} before")
+        await ctx.step(
+            blocked.wait if ctx.attempt == 1 else asyncio.sleep, *([] if ctx.attempt == 1 else [0]), name="wait"
+        )
+        return str(await ctx.step(effect, f"{payload} after"))
+
+    blocked = asyncio.Event()
+    tolerant = worker(todo, on_changed_input="warn")
+    async with stage_of(tolerant) as it:
+        first = await it.host("a")
+        sent = [(await it.client.send("worker", number))[0] for number in range(10)]
+        await it.reach("worker", "step.completed", 10)
+        second = await it.host("b")
+        await first.abandon()
+        begun = anyio.current_time()
+        with anyio.fail_after(1.0 + 2.0):
+            assert [await it.client.wait(each) for each in sent] == [f"{number} after" for number in range(10)]
+        assert anyio.current_time() - begun < 3.0
+        assert set(done.values()) == {1}
+        assert second.owned() == 4
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_redis_that_forgets_in_the_middle_loses_and_doubles_nothing(stage_of: StageOf) -> None:
+    done: Counter[str] = Counter()
+
+    async def effect(name: str) -> None:
+        done[name] += 1
+        await asyncio.sleep(0.01)
+
+    async def helper(name: str, ctx: Context) -> str:
+        await ctx.step(effect, f"helper {name}")
+        return name
+
+    async def todo(number: int, ctx: Context) -> int:
+        for place in range(3):
+            await ctx.step(effect, f"{number}.{place}")
+            await ctx.ask("helper", f"{number}.{place}")
+        return number
+
+    async with stage_of(worker(todo), actor("helper", helper)) as it:
+        await it.host("a")
+        await it.host("b")
+        sent = [(await it.client.send("worker", number))[0] for number in range(50)]
+        for _ in range(3):
+            await anyio.sleep(0.15)
+            await it.forget()
+        with anyio.fail_after(DEADLINE_S):
+            assert [await it.client.wait(each) for each in sent] == list(range(50))
+        assert len(done) == 300
+        assert set(done.values()) == {1}
+        assert set(handled(await it.log()).values()) == {1}
+        await it.settled()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_timer_of_an_actor_that_was_dropped_comes_from_the_projection(
+    stage_of: StageOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actors.timers, "HORIZON", timedelta(seconds=0.3))
+    monkeypatch.setattr(actors.recovery, "HORIZON", timedelta(seconds=0.5))
+
+    async def nap(ctx: Context) -> str:
+        await ctx.sleep(1.0)
+        return "awake"
+
+    async with stage_of(worker(nap), passivate_after_s=0.0) as it:
+        running = await it.host("a")
+        (sent,) = await it.client.send("worker", None)
+        await it.reach("worker", "timer.set")
+        await becomes(lambda: in_memory(running, 0))
+        assert "Timers(0 near)" in repr(running.host)
+        with anyio.fail_after(5):
+            assert await it.client.wait(sent) == "awake"
+
+
+async def in_memory(running: Running, number: int) -> bool:
+    return f" {number} actors" in repr(running.host.runtime)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xff\xfe", "malformed"),
+        (b"{}", "missing required field"),
+        (
+            encode_message(Message(kind="assign", to="nobody/x", sender="run/r", run="r", task="x", id="run/r@1.0")),
+            "nobody/x",
+        ),
+        (encode_message(Message(kind="assign", to="echo", sender="run/r", run="r", task="x", id="run/r@1.0")), "echo"),
+    ],
+)
+async def test_what_is_no_message_becomes_a_dead_letter_that_says_why(
+    stage_of: StageOf, content: bytes, reason: str
+) -> None:
+    async with stage_of(Echo, partitions=1) as it:
+        await it.host("a")
+        await it.stack.directory.refresh()
+        async with it.redis() as redis:
+            await redis.xadd(it.stream("echo", 0), {"m": content})
+        await becomes(lambda: has_dead(it, 1))
+        (dead,) = await mailbox.list_dead(it.stack.store.pool)
+        assert reason in dead.reason
+        assert dead.role == "echo"
+        assert await it.client.call("echo", "still here") == "still here"
+        await it.settled()
+
+
+async def has_dead(it: Stage, number: int) -> bool:
+    return len(await mailbox.list_dead(it.stack.store.pool)) == number
+
+
+async def test_a_host_that_stops_finishes_what_is_at_work_and_leaves_nothing_behind(stage_of: StageOf) -> None:
+    running_steps = anyio.Event()
+
+    async def todo(payload: int, ctx: Context) -> int:
+        running_steps.set()
+        await ctx.step(asyncio.sleep, 1.2, name="nap")  # three heartbeats
+        return payload
+
+    async def patient(ctx: Context) -> Any:
+        return (await ctx.receive("feedback")).content
+
+    async with stage_of(worker(todo), actor("patient", patient)) as it:
+        running = await it.host("a")
+        sent = [(await it.client.send("worker", number))[0] for number in range(5)]
+        await it.client.send("patient", None)
+        await it.reach("worker", "task.started", 5)
+        await it.reach("patient", "wait.started")
+        await running.stop()
+        with anyio.fail_after(1):
+            assert [await it.client.wait(each) for each in sent] == list(range(5))
+        assert "task.resumed" not in await it.types("worker")
+        assert "0 actors, 0 busy" in repr(running.host.runtime)
+        await it.settled()
+        states = await it.stack.leases.partitions()
+        assert {state.owner for state in states} == {None}
+
+
+async def test_a_stalled_former_owner_is_refused(stage_of: StageOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = asyncio.Event()
+
+    async def todo(ctx: Context) -> str:
+        if ctx.attempt == 1:
+            await ctx.step(release.wait, name="wait")
+            return "by the former owner"
+        return "by its successor"
+
+    async with stage_of(worker(todo), partitions=1) as it:
+        former = await it.host("a")
+        (sent,) = await it.client.send("worker", None)
+        await it.reach("worker", "task.started")
+
+        async def hang(*_: object, **__: object) -> Any:
+            await anyio.sleep_forever()
+
+        monkeypatch.setattr(former.stack.leases, "heartbeat", hang)
+        successor = await it.host("b")
+        await becomes(lambda: owns(successor, 1))
+        with anyio.fail_after(DEADLINE_S):
+            assert await it.client.wait(sent) == "by its successor"
+        release.set()
+        await anyio.sleep(0.2)
+        assert await it.types("worker") == ["task.started", "task.resumed", "task.completed"]
+
+
+async def test_a_host_that_can_not_renew_its_leases_stops_acting(
+    stage_of: StageOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage_of(Echo, partitions=2) as it:
+        running = await it.host("a")
+        await becomes(lambda: owns(running, 2))
+
+        async def hang(*_: object, **__: object) -> Any:
+            await anyio.sleep_forever()
+
+        with monkeypatch.context() as broken:
+            broken.setattr(running.stack.leases, "heartbeat", hang)
+            await becomes(lambda: owns(running, 0), within_s=3)
+        await becomes(lambda: owns(running, 2), within_s=3)
+        assert await it.client.call("echo", 1) == 1
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_host_outlives_the_loss_of_every_connection_to_the_database(stage_of: StageOf) -> None:
+    async def todo(number: int, ctx: Context) -> int:
+        for _ in range(5):
+            await ctx.step(asyncio.sleep, 0.05, name="nap")
+        return number
+
+    async with stage_of(worker(todo)) as it:
+        await it.host("a")
+        sent = [(await it.client.send("worker", number))[0] for number in range(20)]
+        for _ in range(15):
+            await anyio.sleep(0.05)
+            await it.database(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and pid <> pg_backend_pid()"
+            )
+        with anyio.fail_after(DEADLINE_S):
+            for each in sent:
+                await becomes(lambda each=each: has_ended(it, each.task))  # type: ignore[misc]
+        assert set(handled(await it.log()).values()) == {1}
+
+
+async def has_ended(it: Stage, task: str) -> bool:
+    return any(event.type == "task.completed" and event.meta.task == task for event in await it.log())
+
+
+async def test_a_named_actor_keeps_its_order_over_a_handover(stage_of: StageOf) -> None:
+    order: list[int] = []
+
+    async def todo(number: int, ctx: Context) -> int:
+        await ctx.step(lambda: order.append(number), name="note")
+        await ctx.step(asyncio.sleep, 0.02, name="nap")
+        return number
+
+    async with stage_of(actor("clerk", todo), partitions=2) as it:
+        first = await it.host("a")
+        sent = [(await it.client.send("clerk/dave", number))[0] for number in range(30)]
+        await it.host("b")
+        await it.reach("clerk", "task.completed", 5)
+        await first.stop()
+        with anyio.fail_after(DEADLINE_S):
+            assert [await it.client.wait(each) for each in sent] == list(range(30))
+    assert order == list(range(30))
