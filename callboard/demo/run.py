@@ -18,7 +18,7 @@ from actors.client import Client
 from actors.models import STAND_IN
 from actors.supervisor import ProcessEvent, ProcessSpec, Supervisor
 from callboard.bootstrap import Stack
-from callboard.cli.words import model_word
+from callboard.cli.words import count, model_word
 from callboard.demo import timeline
 from callboard.demo.files import find_files, own_tree
 from callboard.demo.findings import Summary, Tree
@@ -171,7 +171,8 @@ class Demo:
         os.kill(victim.pid, signal.SIGKILL)
         self._killed = Killed(victim.name, victim.pid, time.monotonic() - self._begun, tuple(sorted(victim.at_work)))
         victim.state = "killed"
-        self.board.note(f"{victim.name} KILLED: SIGKILL to pid {victim.pid}, with {len(victim.at_work)} tasks at work")
+        tasks = count(len(victim.at_work), "task")
+        self.board.note(f"{victim.name} KILLED: SIGKILL to pid {victim.pid}, with {tasks} at work")
 
     def _process(self, event: ProcessEvent) -> None:
         self.board.process(event)
