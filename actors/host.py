@@ -39,6 +39,7 @@ RECONCILE_EVERY_S = 2.0
 
 # A server doesn't answer: the event store and the bus say it in our words, the projections' queries in asyncpg's.
 GONE: Final[tuple[type[Exception], ...]] = (StoreUnavailable, RedisUnavailable, *UNAVAILABLE)
+NOT_YET: Final[tuple[type[Exception], ...]] = (ProjectionsBehind, *GONE)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,7 +185,7 @@ class Host:
         while self.runtime.owned.get(place) == lease:
             try:
                 await self._recovery.take_over(lease)
-            except (*GONE, ProjectionsBehind) as error:
+            except NOT_YET as error:
                 log.warning("host<%s> waits to take over %s:%d: %s", self._process, *place, reason_of(error))
                 await self._clock.sleep(pause_s)
                 pause_s = min(2 * pause_s, self._limits.lease_s)
