@@ -18,7 +18,7 @@ class Receiver(NamedTuple):
 def receiver(role: str, key: str | None) -> Receiver:
     """An actor by its key, or a fresh one, whose key is its task's id. Raises BadName for a bad key."""
     task = new_id()
-    return Receiver(actor_stream(role, check_key(key) if key else task), task)
+    return Receiver(actor_stream(role, task if key is None else check_key(key)), task)
 
 
 class Directory:

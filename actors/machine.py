@@ -61,14 +61,18 @@ def role_machine(
         )
     except (MachineError, ValueError, TypeError, AttributeError) as error:
         raise BadDefinition(actor, f"its states and transitions don't make a machine ({error})") from error
-    for name, event in machine.events.items():
-        for choices in event.transitions.values():
-            for choice in choices:
-                if choice.dest is not None and choice.dest not in states:
-                    raise BadDefinition(actor, f"trigger {name!r} leads to {choice.dest!r}, which is no state of its")
-                if choice.conditions or len(choices) > 1:
-                    raise BadDefinition(actor, f"trigger {name!r} is conditional: decide in the handler instead")
+    for trigger, event in machine.events.items():
+        for source, choices in event.transitions.items():
+            _check_transition(actor, states, trigger, source, choices)
     return compile_machine(actor, machine)
+
+
+def _check_transition(actor: str, states: Sequence[str], trigger: str, source: str, choices: Sequence[Any]) -> None:
+    for state in (source, *(choice.dest for choice in choices if choice.dest is not None)):
+        if state not in states:
+            raise BadDefinition(actor, f"trigger {trigger!r} names {state!r}, which is no state of its")
+    if len(choices) > 1 or choices[0].conditions:
+        raise BadDefinition(actor, f"trigger {trigger!r} is conditional: decide in the handler instead")
 
 
 LIFECYCLE_MACHINE: Final = compile_machine(
