@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.machine import LIFECYCLE_MACHINE
 from callboard import Actor, Context, Handoff
 from callboard.testing import ScriptedModels, event, spec
 from callboard.testing.play import Play
@@ -111,6 +112,19 @@ def check_log(log: Sequence[Event]) -> None:
     for it in log:
         versions[it.stream] += 1
         assert it.version == versions[it.stream]
+
+    check_states(log)
+
+
+def check_states(log: Sequence[Event]) -> None:
+    """Each actor's changes of state follow from each other, and the lifecycle allows them."""
+    states: dict[str, str] = {}
+    for it in log:
+        change = it.meta.state
+        if change is not None and it.type != e.StateChanged.TYPE:
+            assert change.source == states.get(it.stream, "idle")
+            assert LIFECYCLE_MACHINE.fire(change.trigger, change.source) == change
+            states[it.stream] = change.dest
 
 
 async def whole(plan: list[str], effects: Effects) -> list[Event]:
