@@ -54,7 +54,8 @@ def _say(terminal: bool) -> Callable[[str], None]:
 @contextmanager
 def _log() -> Iterator[Path]:
     """A file for what the crew's processes log, kept only if something goes wrong."""
-    log = Path(tempfile.mkstemp(prefix="callboard-demo-", suffix=".log")[1])
+    with tempfile.NamedTemporaryFile(prefix="callboard-demo-", suffix=".log", delete=False) as made:
+        log = Path(made.name)
     try:
         yield log
     except BaseException:

@@ -4,6 +4,6 @@ findings    the words of the crew: what its actors ask each other, and what they
 crew        the actors: planner, inspector, reporter; the file to copy from
 files, metrics, lint      the tools that they use on a tree
 report      the review as Markdown
-run         the whole demo: processes, the kill, the summary
-view, timeline, proof     what it shows: live, as bars at the end, and from the log
+run         the whole demo: the processes, the kill, the look back
+view        what it shows while it runs; summary what it tells at the end, with the bars of timeline and the verdict of proof
 """
