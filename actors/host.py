@@ -94,7 +94,7 @@ class Host:
         self._consumer: Consumer
         self._recovery: Recovery
         self._group: anyio.abc.TaskGroup
-        self._serving: set[tuple[str, int]] = set()  # partitions that have been taken over
+        self._serving = self.runtime.serving
         self._handing_over: set[tuple[str, int]] = set()
         self._renewed = 0.0
         self._draining = False
@@ -196,10 +196,10 @@ class Host:
     async def _hand_over(self, lease: Lease) -> None:
         """Give a partition to a process that has fewer, once its tasks have come to rest."""
         place = (lease.role, lease.partition)
+        self._serving.discard(place)  # from now on, what is sent to it waits on the bus for the next owner
         await self._consumer.drop(lease)
         await self.runtime.drain(lease, grace_s=self._limits.grace_s)
         self.runtime.owned.pop(place, None)
-        self._serving.discard(place)
         self._handing_over.discard(place)
         await self._parts.leases.release(self._process, [lease])
 
@@ -225,6 +225,7 @@ class Host:
 
     async def _drain(self) -> None:
         self._draining = True
+        self._serving.clear()
         for lease in self.runtime.owned.values():
             await self._consumer.drop(lease)
         await self.runtime.drain(grace_s=self._limits.grace_s)

@@ -18,7 +18,7 @@ import asyncpg
 
 from actors.runtime import Runtime
 from actors.timers import HORIZON
-from projections import mailbox, tasks, timers
+from projections import WORKING, mailbox, tasks, timers
 from projections.runner import Runner
 from protocols.errors import RedisUnavailable
 from protocols.names import actor_stream
@@ -43,7 +43,7 @@ class Recovery:
 
     async def take_over(self, lease: Lease) -> None:
         """Begin to serve a partition whose epoch has just been raised in this process's name."""
-        await self._runner.wait_until(await self._runtime.store.head())
+        await self._runner.wait_until(await self._runtime.store.head(), of=WORKING)
         await self._feed(lease.role, [lease], in_transit=timedelta())
         await self._consumer.take(lease)
         await self._activate(lease.role, [lease])

@@ -57,6 +57,7 @@ class Runtime:
         self.idle = Idle()
         self.timers = Timers(self.clock, self._deliver_due)
         self.owned: dict[tuple[str, int], Lease] = {}
+        self.serving: set[tuple[str, int]] = set()  # of those, the ones that have been taken over
         self.on_settle: Callable[[Delivery], None] = lambda _delivery: None
         self.on_capacity: Callable[[], None] = lambda: None
         self.confirm: Callable[[Lease], Awaitable[bool]] = _always
@@ -163,6 +164,10 @@ class Runtime:
                     self.timers.add((message,))
 
     def _publish(self, message: Message) -> None:
+        lease = self._at_hand(message)
+        if lease is not None:
+            self.deliver(Delivery(message, lease, entry="", fresh=True))
+            return
         if self.directory.route(message.role) is not None:
             self.bus.publish((message,))
             return
@@ -170,6 +175,18 @@ class Runtime:
         self._unknown.append(message)
         if len(self._unknown) == 1:
             self.spawn(self._publish_unknown())
+
+    def _at_hand(self, message: Message) -> Lease | None:
+        """The lease under which a message may go straight to its actor, past the bus; None if it may not.
+
+        Only what has no order to keep goes so: an answer to a step, and what opens the one task of a fresh actor. If
+        this process dies before it is claimed, the partition's next owner finds it in the mailbox projection, as it
+        does with all that the bus does not have.
+        """
+        if message.step is None and (message.task != message.key or not self.capacity()):
+            return None
+        lease = self.lease_of(message.to)
+        return lease if lease is not None and (lease.role, lease.partition) in self.serving else None
 
     async def _publish_unknown(self) -> None:
         try:
