@@ -22,6 +22,7 @@ from msgspec import Struct, to_builtins
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.kit import fresh_database, servers
+from callboard.bootstrap import collect_rarely
 from eventstore import PostgresEventStore
 from protocols.events import Meta, NewEvent
 from protocols.messages import encode_json
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    collect_rarely()  # as processes that serve do
     with servers() as running:
         rounds = [asyncio.run(one_round(running.database_url)) for _ in range(options.rounds)]
     median = [
