@@ -3,7 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -18,6 +18,7 @@ from protocols.errors import AlreadyHandled, AppendRefused, BadEvent, StoreUnava
 from protocols.messages import OPENS_TASK, Message
 from protocols.names import parse_stream
 from protocols.ports import Appended, Delivery
+from protocols.states import RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from protocols.events import NewEvent
 
 log = logging.getLogger("callboard.actors")
-
-RUNS: Final = ("thinking", "executing")  # the states in which an actor waits for no message
 
 
 class Cell:
@@ -106,7 +105,7 @@ class Cell:
         if at_work is not None and message is not None:
             # Only an actor that waits is ever dropped from memory: one in another state was lost with its process, and
             # is found here by a message before recovery has come to it.
-            self._resume(at_work, message, takeover=takeover or fold.state in RUNS)
+            self._resume(at_work, message, takeover=takeover or fold.state in RUNNING)
         early, self._early = self._early, []
         for delivery in early:
             if not self.dropped:

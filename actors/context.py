@@ -125,6 +125,7 @@ class Context:
         if record is not None and record.done:
             return await self._outcome(key, record, returns)
         work = self._work
+        work.goes_on()
         await work.cell.journal.durable()
         with work.effect():
             try:
@@ -392,7 +393,8 @@ def _failure(step: str, error: ErrorInfo, request: e.Body | None) -> Exception:
 async def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(*args, **kwargs)
-    return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), abandon_on_cancel=True)
+    result = await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), abandon_on_cancel=True)
+    return await result if inspect.isawaitable(result) else result  # a callable object may be asynchronous, too
 
 
 def _return_type(function: Callable[..., Any]) -> Any:

@@ -18,6 +18,7 @@ from protocols.events import NewEvent
 from protocols.messages import OPENS_TASK, Message
 from protocols.names import message_id, parse_stream, partition_of
 from protocols.ports import Bus, Clock, Delivery, EventStore, Lease, SystemClock
+from protocols.states import RUNNING
 
 log = logging.getLogger("callboard.actors")
 
@@ -273,11 +274,20 @@ class Runtime:
             del self._parked[stream]
             cell = self._cells.get(stream)
             if cell is not None and cell.resting:
-                self._drop(cell)
-                dropped += 1
+                self._drop_resting(cell)
+                dropped += cell.dropped
             elif cell is not None:  # it waits, but not all that came for it is settled: another time
                 self._parked[stream] = self.clock.monotonic()
         return dropped
+
+    def _drop_resting(self, cell: Cell) -> None:
+        """Drop a cell that rests, once the log knows that it only waits: else recovery would take it for lost."""
+        if not cell.resting:
+            return
+        if cell.work is not None and cell.fold is not None and cell.fold.state in RUNNING:
+            cell.work.only_waits(then=lambda: self._drop_resting(cell))
+        else:
+            self._drop(cell)
 
     async def drain(self, lease: Lease | None = None, *, grace_s: float) -> None:
         """Let the tasks of a partition (or all) end or come to wait, for so long at most; then drop its actors."""

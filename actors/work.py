@@ -19,7 +19,7 @@ from protocols import events as e
 from protocols.a2a import Part
 from protocols.errors import DeadlineExceeded, IllegalTrigger, StoreUnavailable
 from protocols.messages import ErrorInfo, Kind, Message, encode_json, error_info, part_of, value_of
-from protocols.states import StateChange
+from protocols.states import WAITING, StateChange
 from protocols.trace import child_traceparent
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("callboard.actors")
 
 MAX_TRACEBACK_CHARACTERS = 8000
+BEGINS_WAIT = (e.QuestionAsked, e.TimerSet, e.WaitStarted)
 
 
 class Work:
@@ -111,7 +112,7 @@ class Work:
         data = encode_json(body)  # first: if it can't be JSON, nothing has changed
         self.actor_fold.take(body, message.task, handles)
         if state is None:
-            state = self._state_change()
+            state = self._state_change(body)
         meta = e.Meta(
             run=message.run,
             task=message.task,
@@ -136,12 +137,27 @@ class Work:
         self.write(e.StateChanged(step=step, to=change.dest), state=change)
         return change.dest
 
-    def _state_change(self) -> StateChange | None:
-        actor = self.actor_fold
+    def _state_change(self, body: e.Body) -> StateChange | None:
+        """The change that an event brings. A task is in a state that waits only if nothing of it runs: where branches
+        of a handler wait and others go on, it must be taken up again when this process is lost.
+        """
         trigger, state = self.fold.working_state()
-        if state == actor.state:
-            return None
-        return self._fire(trigger)
+        if state in WAITING and isinstance(body, e.MessageReceived) and body.step is None:
+            return None  # nobody waited for it
+        if state in WAITING and (self.effects or not isinstance(body, BEGINS_WAIT)):
+            trigger, state = "think", "thinking"
+        return None if state == self.actor_fold.state else self._fire(trigger)
+
+    def goes_on(self) -> None:
+        """Something begins to run that has no event of its own: say so, if the log says that the task waits."""
+        if self.actor_fold.state in WAITING:
+            self.write(e.TaskStateChanged(), state=self._fire("think"))
+
+    def only_waits(self, then: Callable[[], None]) -> None:
+        """Say that nothing of the task runs any more: the log can't know it where one branch of several has ended."""
+        trigger, _ = self.fold.working_state()
+        self.write(e.TaskStateChanged(), state=self._fire(trigger), then=then)
+        self.cell.journal.flush()
 
     def _fire(self, trigger: str) -> StateChange:
         change = LIFECYCLE_MACHINE.fire(trigger, self.actor_fold.state)

@@ -4,7 +4,7 @@ An event says all that happened at one moment. Its *body* is one of the classes 
 along is in its *meta*: the message that it handles, the messages that it sends, the state that it changes.
 
     in the run's stream      run.started, run.continued
-    a task's life            task.started, task.resumed, task.progressed,
+    a task's life            task.started, task.resumed, task.progressed, task.state_changed,
                              task.completed | task.failed | task.canceled | task.handed_off
     its steps                step.completed | step.failed                                     (own functions)
                              tool.requested,  tool.completed | tool.failed
@@ -129,6 +129,12 @@ class TaskProgressed(Body, frozen=True):
     done: float
     total: float | None = None
     note: str = ""
+
+
+class TaskStateChanged(Body, frozen=True):
+    """The change in `meta.state` is all that happened: the task goes on beside what it waits for, or only waits now."""
+
+    TYPE = "task.state_changed"
 
 
 class TaskCompleted(Body, frozen=True):

@@ -40,7 +40,9 @@ class StateChange(Struct, frozen=True):
     dest: str
 
 
-AT_WORK: Final = ("thinking", "executing", "blocked", "waiting_input", "waiting_review")
+RUNNING: Final = ("thinking", "executing")  # nothing would wake the task: if its process is lost, it is resumed
+WAITING: Final = ("blocked", "waiting_input", "waiting_review")  # until a message comes
+AT_WORK: Final = RUNNING + WAITING
 TERMINAL: Final = ("completed", "failed", "canceled")
 AT_REST: Final = ("idle", *TERMINAL)
 

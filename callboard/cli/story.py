@@ -125,6 +125,7 @@ WORDS: Final[dict[str, Callable[[Any], str]]] = {
     e.TaskStarted.TYPE: lambda b: f"starts, attempt {b.attempt}, in {b.process}",
     e.TaskResumed.TYPE: lambda b: f"goes on, attempt {b.attempt}, in {b.process} ({b.reason})",
     e.TaskProgressed.TYPE: _progressed,
+    e.TaskStateChanged.TYPE: lambda _: "nothing else happened",
     e.TaskCompleted.TYPE: lambda b: (
         "completed" if b.result is UNSET else f"completed, {count(len(bytes(b.result)), 'byte')}"
     ),

@@ -28,6 +28,7 @@ from protocols.errors import TaskCanceled, TaskFailed
 from protocols.messages import Kind, Message, part_of
 from protocols.names import message_id, new_id, role_of, run_stream
 from protocols.ports import ANY, Lease, Undecodable
+from protocols.states import RUNNING
 
 # A message takes fewer turns of the event loop than this from one actor to the next.
 QUIET_TURNS: Final = 20
@@ -300,10 +301,11 @@ class Play:
             lost = [m for m in self._open() if m.role == role and m.due_at is None and m.id not in on_bus]
             self.bus.publish(lost, again=True)
             await consumer.take(lease)
+            runtime.serving.add((role, 0))
         self._add_timers()
         for stream in {it.stream for it in self.log if role_of(it.stream) in self._definitions}:
             actor = fold(self._events(stream))
-            if actor.at_work and actor.state in ("thinking", "executing"):
+            if actor.at_work and actor.state in RUNNING:
                 runtime.activate(stream, runtime.owned[role_of(stream), 0])
 
 
