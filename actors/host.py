@@ -98,6 +98,9 @@ class Host:
         self._handing_over: set[tuple[str, int]] = set()
         self._renewed = 0.0
         self._draining = False
+        self._left = False
+        # A heartbeat that overlaps with giving a partition back would take it for one that is newly owned.
+        self._leasing = anyio.Lock()
 
     def __repr__(self) -> str:
         return f"Host({self._process}: {len(self._serving)} of {len(self.runtime.owned)} partitions, {self.runtime})"
@@ -150,6 +153,12 @@ class Host:
         return self._renewed + self._limits.lease_s - self._clock.monotonic()
 
     async def _beat(self) -> None:
+        """Renew the leases, and act on what has changed. Raises StoreUnavailable."""
+        async with self._leasing:
+            if not self._left:
+                await self._renew()
+
+    async def _renew(self) -> None:
         begun = self._clock.monotonic()
         lease_s, left_s = self._limits.lease_s, self._left_s()
         try:
@@ -199,9 +208,13 @@ class Host:
         self._serving.discard(place)  # from now on, what is sent to it waits on the bus for the next owner
         await self._consumer.drop(lease)
         await self.runtime.drain(lease, grace_s=self._limits.grace_s)
-        self.runtime.owned.pop(place, None)
-        self._handing_over.discard(place)
-        await self._parts.leases.release(self._process, [lease])
+        async with self._leasing:
+            self.runtime.owned.pop(place, None)
+            self._handing_over.discard(place)
+            try:
+                await self._parts.leases.release(self._process, [lease])
+            except StoreUnavailable as error:  # the next heartbeat finds it owned, and it is taken over again
+                log.warning("host<%s> could not hand %s:%d over: %s", self._process, *place, error)
 
     async def _abandon(self, lease: Lease) -> None:
         place = (lease.role, lease.partition)
@@ -226,13 +239,15 @@ class Host:
     async def _drain(self) -> None:
         self._draining = True
         self._serving.clear()
-        for lease in self.runtime.owned.values():
+        for lease in list(self.runtime.owned.values()):
             await self._consumer.drop(lease)
         await self.runtime.drain(grace_s=self._limits.grace_s)
-        try:
-            await self._parts.leases.leave(self._process)
-        except StoreUnavailable as error:
-            log.warning("host<%s> could not hand over, its leases will expire: %s", self._process, error)
+        async with self._leasing:
+            self._left = True
+            try:
+                await self._parts.leases.leave(self._process)
+            except StoreUnavailable as error:
+                log.warning("host<%s> could not hand over, its leases will expire: %s", self._process, error)
 
     # -- what got lost ----------------------------------------------------------------------------------------------
 
