@@ -6,25 +6,24 @@ Each method below that does something is a *step*: its outcome is recorded under
 
 import asyncio
 import inspect
-import time
-import typing
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import anyio
 import msgspec
 
 from actors.definition import Handoff
 from actors.fold import StepRecord
+from actors.function_calls import call_step, call_tool, return_type
 from actors.model_calls import call_model
 from actors.models import ModelReply, Prompt
-from actors.steps import StepCounter, enter_branch, fingerprint, large
+from actors.steps import StepCounter, enter_branch, fingerprint
+from actors.values import large, load_value
 from protocols import events as e
 from protocols.a2a import Artifact
 from protocols.codec import digest
 from protocols.errors import Detached, StepFailed, StepInputChanged, TaskCanceled, TaskFailed
-from protocols.messages import ErrorInfo, Kind, ReplyTo, encode_json, error_info, part_of
+from protocols.messages import ErrorInfo, Kind, ReplyTo, encode_json, part_of
 
 if TYPE_CHECKING:
     from actors.work import Work
@@ -120,22 +119,11 @@ class Context:
         """
         key = self._counter.next(name or function.__name__)
         mark = fingerprint((args, kwargs))
-        returns = returns or _return_type(function)
+        returns = returns or return_type(function)
         record = self._recorded(key, mark)
         if record is not None and record.done:
             return await self._outcome(key, record, returns)
-        work = self._work
-        work.goes_on()
-        await work.cell.journal.durable()
-        with work.effect():
-            try:
-                encoded = encode_json(await _call(function, *args, **kwargs))
-            except Exception as error:
-                info = error_info(error)
-                self._work.write(e.StepFailed(step=key, fingerprint=mark, error=info))
-                raise StepFailed(key, info.type, info.message) from error
-            stored = await work.store_value(encoded)
-            self._work.write(e.StepCompleted(step=key, fingerprint=mark, result=stored))
+        encoded = await call_step(self._work, key, mark, function, args, kwargs)
         return _decode(encoded, returns)
 
     async def tool(
@@ -149,31 +137,11 @@ class Context:
         tool = name or function.__name__
         key = self._counter.next(tool)
         mark = fingerprint(arguments)
-        returns = returns or _return_type(function)
+        returns = returns or return_type(function)
         record = self._recorded(key, mark)
         if record is not None and record.done:
             return await self._outcome(key, record, returns)
-        work = self._work
-        idempotency_key = f"{self._task}:{key}"
-        if record is None:
-            stored = await work.store_value(encode_json(arguments))
-            requested = e.ToolRequested(
-                step=key, fingerprint=mark, tool=tool, arguments=stored, idempotency_key=idempotency_key
-            )
-            self._work.write(requested)
-        await work.cell.journal.durable()
-        if "idempotency_key" in inspect.signature(function).parameters:
-            arguments["idempotency_key"] = idempotency_key
-        begun = time.monotonic()
-        with work.effect():
-            try:
-                encoded = encode_json(await _call(function, **arguments))
-            except Exception as error:
-                info = error_info(error)
-                self._work.write(e.ToolFailed(step=key, tool=tool, error=info, duration_ms=_ms_since(begun)))
-                raise StepFailed(key, info.type, info.message) from error
-            stored = await work.store_value(encoded)
-            self._work.write(e.ToolCompleted(step=key, tool=tool, result=stored, duration_ms=_ms_since(begun)))
+        encoded = await call_tool(self._work, key, mark, tool, function, arguments, requested=record is not None)
         return _decode(encoded, returns)
 
     async def model(
@@ -267,7 +235,7 @@ class Context:
                 work.write(e.WaitStarted(step=step, kind=kind, note=note))
             await work.wait(step)
         message = work.fold.received[kind][count]
-        return Received(message.kind, message.sender, _decode(await work.load_value(message.content), returns))
+        return Received(message.kind, message.sender, _decode(await load_value(work.store, message.content), returns))
 
     async def sleep(self, seconds: float) -> None:
         """Wait so long, by the wall clock; the time goes on while nothing of the system runs.
@@ -326,7 +294,7 @@ class Context:
         if self._recorded(step, mark) is None:
             work = self._work
             if large(encoded):
-                [blob] = await work.cell.runtime.store.put_blobs([encoded])
+                [blob] = await work.store.put_blobs([encoded])
                 self._work.write(e.ArtifactAdded(step=step, fingerprint=mark, name=name, blob=blob))
             else:
                 work.write(e.ArtifactAdded(step=step, fingerprint=mark, name=name, artifact=made))
@@ -372,7 +340,7 @@ class Context:
         if record.error is not None:
             raise _failure(step, record.error, record.request)
         result: e.Stored | None = getattr(record.result, "result", None)
-        return None if result is None else _decode(await self._work.load_value(result), returns)
+        return None if result is None else _decode(await load_value(self._work.store, result), returns)
 
     def _deadline(self, timeout_s: float | None) -> datetime | None:
         mine = self._work.message.deadline
@@ -390,20 +358,6 @@ def _failure(step: str, error: ErrorInfo, request: e.Body | None) -> Exception:
     return TaskFailed(request.task, request.to, error.type, error.message)
 
 
-async def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if inspect.iscoroutinefunction(function):
-        return await function(*args, **kwargs)
-    result = await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), abandon_on_cancel=True)
-    return await result if inspect.isawaitable(result) else result  # a callable object may be asynchronous, too
-
-
-def _return_type(function: Callable[..., Any]) -> Any:
-    try:
-        return typing.get_type_hints(function).get("return", Any)
-    except (NameError, TypeError):
-        return Any
-
-
 def _decode(encoded: bytes, returns: Any) -> Any:
     return msgspec.json.decode(encoded, type=Any if returns is None else returns)
 
@@ -411,7 +365,3 @@ def _decode(encoded: bytes, returns: Any) -> Any:
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     first = errors.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def _ms_since(begun: float) -> int:
-    return round((time.monotonic() - begun) * 1000)

@@ -9,6 +9,7 @@ import msgspec
 from actors.fold import StepRecord
 from actors.models import ChatMessage, ModelReply, Prompt, chat
 from actors.steps import fingerprint
+from actors.values import load_value, store_value
 from protocols import events as e
 from protocols.errors import ModelFailed, NoModel
 from protocols.messages import ErrorInfo, encode_json
@@ -37,7 +38,7 @@ async def call_model(
     failed, attempts = (record.failures, record.attempt) if record is not None else (0, 0)
     messages = chat(prompt)
     mark = fingerprint((prompt, parameters))
-    digests = await work.cell.runtime.store.put_blobs([encode_json(message) for message in messages])
+    digests = await work.store.put_blobs([encode_json(message) for message in messages])
     last = record.error if record is not None else None
     for model in chain[failed:]:
         attempts += 1
@@ -71,7 +72,7 @@ async def _attempt(work: "Work", requested: e.ModelRequested, messages: Sequence
             work.write(e.ModelFailed(step=step, attempt=attempt, model=model, error=info, duration_ms=duration_ms))
             raise
         duration_ms = round((time.monotonic() - begun) * 1000)
-        text = await work.store_value(encode_json(reply.text))
+        text = await store_value(work.store, encode_json(reply.text))
         completed = e.ModelCompleted(
             step=step,
             attempt=attempt,
@@ -89,7 +90,7 @@ async def _attempt(work: "Work", requested: e.ModelRequested, messages: Sequence
 
 async def _recorded_reply(work: "Work", completed: e.ModelCompleted) -> ModelReply:
     return ModelReply(
-        text=msgspec.json.decode(await work.load_value(completed.text), type=str),
+        text=msgspec.json.decode(await load_value(work.store, completed.text), type=str),
         model=completed.model,
         usage=completed.usage,
         cost=completed.cost,

@@ -7,10 +7,7 @@ Branches of `ctx.gather` run in any order, so each counts for itself: `gather#0[
 import hashlib
 from contextvars import ContextVar
 
-import msgspec
-
-from protocols.events import Stored
-from protocols.messages import MAX_INLINE_BYTES, encode_json
+from protocols.messages import encode_json
 
 _scope: ContextVar[str] = ContextVar("callboard_scope", default="")
 
@@ -44,13 +41,3 @@ class StepCounter:
         occurrence = self._seen.get(scoped, 0)
         self._seen[scoped] = occurrence + 1
         return f"{scoped}#{occurrence}"
-
-
-def large(encoded: bytes) -> bool:
-    """Whether a body belongs into a blob."""
-    return len(encoded) > MAX_INLINE_BYTES
-
-
-def inline(encoded: bytes) -> Stored:
-    """A small body, in the event itself."""
-    return Stored(inline=msgspec.Raw(encoded))

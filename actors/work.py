@@ -8,17 +8,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import UNSET
 
 from actors.context import Context
 from actors.definition import Definition, Handoff
 from actors.fold import WAITS, ActorFold, TaskFold
 from actors.machine import LIFECYCLE_MACHINE
-from actors.steps import inline, large, leave_branches
+from actors.steps import leave_branches
+from actors.values import content_of
 from protocols import events as e
-from protocols.a2a import Part
-from protocols.errors import DeadlineExceeded, IllegalTrigger, StoreUnavailable
+from protocols.errors import DeadlineExceeded, Detached, IllegalTrigger, StoreUnavailable
 from protocols.messages import ErrorInfo, Kind, Message, encode_json, error_info, part_of, value_of
+from protocols.ports import EventStore
 from protocols.states import WAITING, StateChange
 from protocols.trace import child_traceparent
 
@@ -92,6 +92,11 @@ class Work:
         return self.actor_fold.current
 
     @property
+    def store(self) -> EventStore:
+        """The log."""
+        return self.cell.runtime.store
+
+    @property
     def parked(self) -> bool:
         """Whether all that the handler does is wait for messages."""
         return self.claimed and not self.effects and bool(self.waiters) and not self.ended
@@ -107,8 +112,13 @@ class Work:
         state: StateChange | None = None,
         then: Callable[[], None] | None = None,
     ) -> None:
-        """Write one event of this task, with the state change that follows from it."""
+        """Write one event of this task, with the state change that follows from it.
+
+        Raises Detached once the task has ended here: a handler may hold on to what it was doing.
+        """
         message = self.message
+        if self.ended:
+            raise Detached(message.task)
         data = encode_json(body)  # first: if it can't be JSON, nothing has changed
         self.actor_fold.take(body, message.task, handles)
         if state is None:
@@ -185,23 +195,6 @@ class Work:
         """Log a warning that begins with who speaks."""
         log.warning("%s " + text, self, *values)  # noqa: G003 - one fixed text and its values
 
-    async def store_value(self, encoded: bytes) -> e.Stored:
-        """A value for an event: in it, or, if it is large, in a blob."""
-        if not large(encoded):
-            return inline(encoded)
-        [digest] = await self.cell.runtime.store.put_blobs([encoded])
-        return e.Stored(blob=digest)
-
-    async def load_value(self, stored: e.Stored) -> bytes:
-        """The JSON of a stored value."""
-        store = self.cell.runtime.store
-        if stored.blob is not None:
-            return (await store.get_blobs([stored.blob]))[stored.blob]
-        if stored.message is not None:
-            message = await store.message(stored.message)
-            return part_json(message.parts[0]) if message.parts else b"null"
-        return b"null" if stored.inline is UNSET else bytes(stored.inline)
-
     # -- running -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -249,7 +242,7 @@ class Work:
         if refusal is not None:
             raise refusal
         if self.message.parts is None:
-            self.message = await self.cell.runtime.store.message(self.message.id)
+            self.message = await self.store.message(self.message.id)
         handler, payload = self.definition.select(self.message)
         actor = self.definition.actor()
         if self.message.deadline is not None and self.cell.runtime.clock.now() >= self.message.deadline:
@@ -331,7 +324,6 @@ class Work:
 
         if self.ended:
             return
-        self.ended = True
         self.write(body, handles=handles, sends=sends, state=self._fire(trigger), then=ended)
         self.cell.journal.flush()
         self.detach()
@@ -403,7 +395,7 @@ class Work:
         elif message.error is not None:
             body = e.QuestionFailed(step=key, error=message.error)
         else:
-            body = e.QuestionAnswered(step=key, result=_content(message))
+            body = e.QuestionAnswered(step=key, result=content_of(message))
         self.write(body, handles=message.id, then=settle)
         self._wake(key)
 
@@ -412,7 +404,7 @@ class Work:
         key = next(
             (k for k, s in waits if isinstance(s.request, e.WaitStarted) and s.request.kind == message.kind), None
         )
-        body = e.MessageReceived(kind=message.kind, sender=message.sender, content=_content(message), step=key)
+        body = e.MessageReceived(kind=message.kind, sender=message.sender, content=content_of(message), step=key)
         self.write(body, handles=message.id, then=settle)
         if key is not None:
             self._wake(key)
@@ -422,14 +414,3 @@ class Work:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
             self.changed()  # before the next message is delivered: from now on the handler holds a slot
-
-
-def _content(message: Message) -> e.Stored:
-    """The content of a message's first part; by reference, where it was too large for the bus."""
-    content = b"null" if not message.parts else part_json(message.parts[0])
-    return e.Stored(message=message.id) if message.parts is None or large(content) else inline(content)
-
-
-def part_json(part: Part) -> bytes:
-    """A part's content as JSON."""
-    return bytes(part.data) if part.data is not UNSET else encode_json(value_of(part))
