@@ -30,7 +30,8 @@ def demo(path: Path | None, *, model: str | None, kill: bool, report: Path | Non
     if as_json:
         write_json(outcome)
     else:
-        people().print(epilogue(outcome))
+        console = people()
+        console.print(epilogue(outcome, console.width))
     if not outcome.proof.holds:
         sys.exit(1)
 

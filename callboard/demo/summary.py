@@ -13,15 +13,16 @@ from callboard.demo.proof import Proof, Resumption
 from callboard.demo.run import Outcome
 from callboard.demo.timeline import Lane
 
-BAR_WIDTH = 60
+MIN_BAR, MAX_BAR = 20, 60  # characters
+GAP = 2  # between columns
 RESUMED_SHOWN = 8
 
 
-def epilogue(outcome: Outcome) -> RenderableType:
-    """All of it."""
+def epilogue(outcome: Outcome, width: int) -> RenderableType:
+    """All of it, for a terminal of so many characters a line."""
     parts = (
         _heading(outcome),
-        _timeline(outcome),
+        _timeline(outcome, width),
         _costs(outcome),
         _verdict(outcome),
         Text("\n".join(_where_to_look(outcome))),
@@ -44,15 +45,17 @@ def _heading(outcome: Outcome) -> Text:
     return text
 
 
-def _timeline(outcome: Outcome) -> Table:
+def _timeline(outcome: Outcome, width: int) -> Table:
     """A bar for each process: the higher, the more tasks it had at work."""
     lanes = outcome.lanes
     end = max((until for lane in lanes for _, until in lane.spans), default=0.0)
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    table.add_column("who was at work")
-    table.add_column(f"0 s{duration(end):>{BAR_WIDTH - 3}}", no_wrap=True)
-    for lane, bar in zip(lanes, timeline.bars(lanes, BAR_WIDTH), strict=True):
-        table.add_row(_who(lane, outcome), Text(bar, "red" if _was_killed(lane, outcome) else "cyan"))
+    names = [_who(lane, outcome) for lane in lanes]
+    length = min(MAX_BAR, max(MIN_BAR, width - max(map(len, names), default=0) - GAP))
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    table.add_column("who was at work", no_wrap=True)
+    table.add_column(f"0 s{duration(end):>{length - 3}}", no_wrap=True)
+    for lane, name, bar in zip(lanes, names, timeline.bars(lanes, length), strict=True):
+        table.add_row(name, Text(bar, "red" if _was_killed(lane, outcome) else "cyan"))
     return table
 
 
@@ -136,4 +139,4 @@ def _where_to_look(outcome: Outcome) -> Iterator[str]:
     yield f"Every step, as it went:    callboard replay {run}"
     yield f"The tasks and their costs: callboard run {run}"
     if outcome.proof.resumed:
-        yield f"A task that was resumed:   callboard events {outcome.proof.resumed[0].actor}"
+        yield f"A task that was resumed:   callboard events {short(outcome.proof.resumed[0].actor)}"

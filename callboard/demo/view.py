@@ -1,7 +1,7 @@
 """The demo as it happens: the processes, the files, the last events, the kill and what follows from it."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from actors.supervisor import ProcessEvent
 from callboard.bootstrap import pid_in
+from callboard.cli.words import count
 from protocols import events as e
 from protocols.codec import body_of
 from protocols.names import parse_stream
@@ -45,6 +46,8 @@ class Board:
         self._begun = time.monotonic()
         self._tail: deque[str] = deque(maxlen=LAST_EVENTS)
         self._by_task: dict[str, Process] = {}
+        self._gone_on: Counter[str] = Counter()  # by process
+        self._gone_on_at = 0  # the place of their line among the moments
 
     def note(self, text: str) -> None:
         """Remember a moment that matters."""
@@ -69,8 +72,7 @@ class Board:
         if event.type == e.TaskStarted.TYPE:
             self._begins(event, task)
         elif event.type == e.TaskResumed.TYPE:
-            process = self._begins(event, task)
-            self.note(f"{process} takes up {role} task {task[-6:]} again, behind its last recorded step")
+            self._goes_on(self._begins(event, task), f"{role} task {task[-6:]}")
         elif event.type in e.ENDS_TASK:
             self._ends(task, role)
 
@@ -91,6 +93,18 @@ class Board:
         self._by_task[task] = process
         process.at_work.add(task)
         return process.name
+
+    def _goes_on(self, process: str, task: str) -> None:
+        """A moment for each task that goes on, as lines; all of them in one line of the view, or they'd fill it."""
+        begun = f"{time.monotonic() - self._begun:5.1f} s"
+        self._say(f"{begun}  {process} takes up {task} again, behind its last recorded step")
+        if not self._gone_on:
+            self._gone_on_at = len(self.moments)
+            self.moments.append("")
+        self._gone_on[process] += 1
+        number = count(self._gone_on.total(), "task")
+        where = ", ".join(f"{each} in {name}" for name, each in self._gone_on.items())
+        self.moments[self._gone_on_at] = f"{begun}  {number} go on behind the last step: {where}"
 
     def _ends(self, task: str, role: str) -> None:
         process = self._by_task.pop(task, None)
