@@ -48,6 +48,7 @@ def up(app: str, processes: Sequence[str], *, in_process: bool, model: str | Non
     log_to_stderr(settings.log_level, "up")
     local = settings.database_url is None
     with served(settings) as settings:
+        anyio.run(_prepare, settings)
         note(_introduction(app, definitions, settings, local=local))
         if in_process:
             anyio.run(_serve_roles, settings, "up", definitions, None)
@@ -84,10 +85,13 @@ def process_specs(app: str, counts: Mapping[str, int], settings: Settings) -> li
     return specs
 
 
-async def _supervise(app: str, counts: Mapping[str, int], settings: Settings) -> None:
-    # Bad input and servers that can't be reached are told once, here, before anything runs.
+async def _prepare(settings: Settings) -> None:
+    """Servers that can't be used are told once, here, before anything runs or is said to."""
     async with connected(settings, "up") as stack:
         await stack.runner.prepare()
+
+
+async def _supervise(app: str, counts: Mapping[str, int], settings: Settings) -> None:
     specs = process_specs(app, counts, settings)
     ready: set[str] = set()
 
