@@ -152,7 +152,7 @@ def lag(*, only: Sequence[str], check: bool, as_json: bool) -> None:
     if as_json:
         write_json(report)
     else:
-        _show_lag(report)
+        _show_lag(report, only)
     if check and (missing := unserved(report, only)):
         raise NotServed(", ".join(missing))
 
@@ -201,7 +201,7 @@ async def _role_lag(stack: Stack, role: str) -> RoleLag:
     return RoleLag(role=role, oldest_s=await mailbox.oldest_age_s(pool, role), partitions=tuple(partitions))
 
 
-def _show_lag(report: LagReport) -> None:
+def _show_lag(report: LagReport, only: Sequence[str]) -> None:
     console = people()
     runner = f"{plain(report.runner)} folds the projections" if report.runner else "nobody folds the projections"
     console.print(f"The log's head is position {report.head:,}; {runner}.\n")
@@ -210,8 +210,11 @@ def _show_lag(report: LagReport) -> None:
         by = duration(each.seconds) if each.events else NOTHING
         shown.add(each.name, f"{each.position:,}", count(each.events, "event"), by)
     console.print(shown)
+    unknown = [role for role in only if role not in {each.role for each in report.roles}]
+    if unknown or not report.roles:
+        what = f"{plain(', '.join(unknown))} has never been served" if unknown else "No role has been served yet"
+        console.print(f"\n{what}: `callboard up APP` serves an app's roles.")
     if not report.roles:
-        console.print("\nNo role has been served yet: `callboard up APP` does.")
         return
     console.print()
     right = ("lease", "on the bus", "open", "oldest")

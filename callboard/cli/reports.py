@@ -124,14 +124,17 @@ def _show_run(console: Console, report: RunReport, now: datetime) -> None:
     found = report.run
     end = found.ended_at or now
     took = duration((end - found.started_at).total_seconds())
+    how_long = f"took {took}" if found.ended_at else f"open for {took}"
     style = STATE_STYLES[found.state]
     console.print(f"[bold]run {found.run}[/]  [{style}]{state_word(found.state)}[/]")
     started = found.started_at.astimezone()
     origin = f", from {plain(found.origin)}" if found.origin else ""
-    console.print(f"sent to {plain(short(found.actor))}{origin}, {started:%Y-%m-%d %H:%M:%S}, took {took}")
-    tokens = f"{count(found.model_calls, 'model call')}, {_tokens(found.input_tokens + found.output_tokens)} tokens"
-    spent = f", {money(found.cost, found.unpriced)}" if found.model_calls else ""
-    console.print(f"{count(found.tasks, 'task')}, {tokens}{spent}, {count(found.events, 'event')}")
+    console.print(f"sent to {plain(short(found.actor))}{origin}, {started:%Y-%m-%d %H:%M:%S}, {how_long}")
+    calls = "no model calls"
+    if found.model_calls:
+        tokens = f"{_tokens(found.input_tokens + found.output_tokens)} tokens"
+        calls = f"{count(found.model_calls, 'model call')}, {tokens}, {money(found.cost, found.unpriced)}"
+    console.print(f"{count(found.tasks, 'task')}, {calls}, {count(found.events, 'event')}")
     console.print()
     console.print(_tree_table(tree(report.tasks), found.started_at, max(end, _last(report.tasks)), now))
     _show_waits(console, report.tasks, now)
@@ -232,7 +235,7 @@ def agents(*, role: str | None, as_json: bool) -> None:
     if as_json:
         write_json(found)
     elif not found:
-        write_text("No agent has worked yet.")
+        write_text(f"No agent of role {role!r} has worked yet." if role else "No agent has worked yet.")
     else:
         now = datetime.now(UTC)
         right = ("tasks", "at work", "completed", "failed", "canceled", "tokens", "cost")
@@ -265,7 +268,7 @@ def costs(*, by: Dimension, run: str | None, as_json: bool) -> None:
     if as_json:
         write_json(found)
     elif not found:
-        write_text("No model has been called yet.")
+        write_text("The run has called no model." if run else "No model has been called yet.")
     else:
         people().print(_costs_table(found, (by,)))
 
