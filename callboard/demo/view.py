@@ -104,7 +104,7 @@ class Board:
         self._gone_on[process] += 1
         number = count(self._gone_on.total(), "task")
         where = ", ".join(f"{each} in {name}" for name, each in self._gone_on.items())
-        self.moments[self._gone_on_at] = f"{begun}  {number} go on behind the last step: {where}"
+        self.moments[self._gone_on_at] = f"{begun}  {number} go on from the last step: {where}"
 
     def _ends(self, task: str, role: str) -> None:
         process = self._by_task.pop(task, None)

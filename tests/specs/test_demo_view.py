@@ -34,6 +34,6 @@ def test_however_many_tasks_go_on_the_kill_stays_in_view() -> None:
         board.record(resumed(number, 22 if number > 5 else 11))
     *_, killed, gone_on = board.moments
     assert "KILLED" in killed
-    assert gone_on.endswith("20 tasks go on behind the last step: 5 in inspector-1, 15 in inspector-2")
+    assert gone_on.endswith("20 tasks go on from the last step: 5 in inspector-1, 15 in inspector-2")
     assert len(gone_on) <= 80
     assert len([line for line in said if "takes up" in line]) == 20
