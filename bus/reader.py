@@ -140,6 +140,8 @@ class Reader:
             return
         self._receive(readable, await self._read(readable, free))
         self._away.over()
+        for _ in range(2):  # what was delivered begins, and writes, before the next read is sent
+            await asyncio.sleep(0)
 
     async def _rest(self) -> None:
         """Wait for capacity, for a partition, or for the time to claim again."""

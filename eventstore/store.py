@@ -174,8 +174,12 @@ class PostgresEventStore:
         return [_event(row) for row in await fetch(self.pool, _PAGE, after, upto)]
 
     def _committed(self, head: int) -> None:
-        """This process appended: wake its subscriptions."""
+        """This process appended: wake its subscriptions, two turns of the loop later, when whoever appended goes on."""
         self._head = max(self._head, head)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._tell)
+
+    def _tell(self) -> None:
         self._news.set()
         self._news = anyio.Event()
 
