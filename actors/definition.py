@@ -126,7 +126,12 @@ class Definition:
         ]
         if not self.handlers:
             raise BadDefinition(actor.__name__, "it has no `async def handle(self, payload, ctx)`")
-        self.models = (actor.model,) if isinstance(actor.model, str) else tuple(actor.model)
+        self.models = _names(actor, "model", (actor.model,) if isinstance(actor.model, str) else actor.model)
+        self.topics = _names(actor, "topics", actor.topics)
+        if actor.on_changed_input not in ("error", "warn"):
+            raise BadDefinition(
+                actor.__name__, f"its on_changed_input is {actor.on_changed_input!r}, not 'error' or 'warn'"
+            )
         self.machine: Machine | None = role_machine(actor.__name__, actor.states, actor.transitions, actor.initial)
         self.description = (inspect.getdoc(actor) or self.role).partition("\n")[0]
 
@@ -178,7 +183,7 @@ class Definition:
         return Route(
             role=self.role,
             partitions=partitions,
-            topics=tuple(self.actor.topics),
+            topics=self.topics,
             card=self.card(),
             input_schema=_input_schema(self.handlers),
         )
@@ -212,6 +217,12 @@ def _handler(actor: type[Actor], name: str, method: Callable[..., Any]) -> Handl
         raise BadDefinition(what, f"its payload type can't come from JSON ({error})") from error
 
 
+def _names(actor: type[Actor], what: str, given: Any) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
+        raise BadDefinition(actor.__name__, f"its {what} is {given!r}, not a list of names")
+    return tuple(given)
+
+
 def _input_schema(handlers: Sequence[Handler]) -> bytes | None:
     """The JSON Schema (2020-12) of everything that the handlers take; None where one takes any message."""
     payloads = [h.payload for h in handlers]
@@ -236,4 +247,4 @@ def _field_in_words(field: msgspec.structs.FieldInfo) -> str:
 
 
 def _kebab(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()

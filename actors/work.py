@@ -142,7 +142,7 @@ class Work:
         """Move the role's own machine from a state; gives its new one. Raises IllegalTrigger."""
         machine = self.definition.machine
         if machine is None:
-            raise IllegalTrigger(self.definition.actor.__name__, trigger, "none: it declares no states", "none")
+            raise IllegalTrigger(self.definition.actor.__name__, trigger, "(it declares no states)", "none")
         change = machine.fire(trigger, state or machine.initial)
         self.write(e.StateChanged(step=step, to=change.dest), state=change)
         return change.dest
@@ -232,7 +232,7 @@ class Work:
             self._fail(error)  # the handler awaited something that was cancelled
         except StoreUnavailable as error:
             self.cell.reload(error)  # nobody's fault: the task goes on when the store is back
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is recorded and ends its task
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises ends its task, and is recorded
             self._fail(error)
         else:
             self._end("complete", body, *sends)

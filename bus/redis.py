@@ -131,7 +131,7 @@ class RedisBus:
         try:
             replies = await self._commands.call(commands)
         except LINK_ERRORS as error:
-            raise RedisUnavailable(redacted(self._url), str(error) or type(error).__name__) from error
+            raise RedisUnavailable(redacted(self._url), str(error).rstrip(".") or type(error).__name__) from error
         for reply in replies:
             if isinstance(reply, ResponseError):
                 raise RedisUnavailable(redacted(self._url), str(reply)) from reply

@@ -4,11 +4,15 @@ Each field of `Settings` is one variable, named CALLBOARD_ and the field's name 
 is allowed and what it means, and `describe` tells both to people.
 """
 
+import difflib
+import logging
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Final, Protocol, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 from msgspec import Struct, field, structs
 from platformdirs import user_data_path
@@ -16,6 +20,9 @@ from platformdirs import user_data_path
 from protocols.errors import BadSetting
 
 PREFIX: Final = "CALLBOARD_"
+OURS: Final = (f"{PREFIX}TEST_", f"{PREFIX}FAULT_")  # read by the tests
+
+log = logging.getLogger(__name__)
 
 
 class Rule(Protocol):
@@ -36,6 +43,7 @@ class Url(Struct, frozen=True):
 
     schemes: tuple[str, ...]
     example: str
+    numbered: bool = False  # its databases are numbers
 
     @property
     def allowed(self) -> str:
@@ -44,6 +52,11 @@ class Url(Struct, frozen=True):
     def parse(self, text: str) -> str:
         scheme, separator, rest = text.partition("://")
         if scheme not in self.schemes or not separator or not rest:
+            raise ValueError
+        parts = urlsplit(text)
+        for host in parts.netloc.rpartition("@")[2].split(","):  # PostgreSQL takes several
+            _ = urlsplit(f"//{host}").port  # raises ValueError
+        if self.numbered and parts.netloc and not re.fullmatch(r"/?[0-9]*", parts.path):
             raise ValueError
         return text
 
@@ -104,7 +117,7 @@ class Text(Struct, frozen=True):
 
 
 POSTGRES_URL: Final = Url(("postgresql", "postgres"), "postgresql://user:password@host:5432/database")
-REDIS_URL: Final = Url(("redis", "rediss", "unix"), "redis://:password@host:6379/0")
+REDIS_URL: Final = Url(("redis", "rediss", "unix"), "redis://:password@host:6379/0", numbered=True)
 LOG_LEVELS: Final = OneOf(("DEBUG", "INFO", "WARNING", "ERROR"))
 
 
@@ -139,6 +152,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
         """The settings in `environ` (mostly `os.environ`); an empty variable counts as not set. Raises BadSetting."""
+        _warn_of_strangers(environ)
         given: dict[str, object] = {}
         for name, rule, _ in _fields():
             if text := environ.get(variable(name), "").strip():
@@ -176,6 +190,15 @@ def describe() -> list[Description]:
 def variable(name: str) -> str:
     """The environment variable of a field of `Settings`."""
     return PREFIX + name.upper()
+
+
+def _warn_of_strangers(environ: Mapping[str, str]) -> None:
+    """A variable that looks like a setting and is none may be a slip."""
+    known = [variable(name) for name, _, _ in _fields()]
+    for name in environ:
+        if name.startswith(PREFIX) and name not in known and not name.startswith(OURS):
+            near = difflib.get_close_matches(name, known, n=1)
+            log.warning("%s is no setting, and has no effect%s", name, f"; is it {near[0]}?" if near else "")
 
 
 @cache

@@ -88,7 +88,8 @@ def _task_resumed(fact: Fact) -> str:
 
 
 def _task_completed(fact: Fact) -> str:
-    return f"{len(fact.sends)} messages sent" if fact.sends else ""
+    sent = len(fact.sends)
+    return f"{sent} message{'s' * (sent > 1)} sent" if sent else ""
 
 
 def _task_failed(fact: Fact) -> str:

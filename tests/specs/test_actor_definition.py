@@ -108,7 +108,7 @@ def test_a_handler_of_an_unknown_kind_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "role"),
-    [("Writer", "writer"), ("FactChecker", "fact-checker"), ("HTTPProxy", "httpproxy"), ("Gpt4", "gpt4")],
+    [("Writer", "writer"), ("FactChecker", "fact-checker"), ("HTTPProxy", "http-proxy"), ("Gpt4", "gpt4")],
 )
 def test_a_role_is_its_class_in_kebab_case(name: str, role: str) -> None:
     assert Definition(type(name, (Actor,), {"handle": fine})).role == role
@@ -210,3 +210,20 @@ def test_wildcards_and_reflexive_transitions_are_compiled() -> None:
     assert machine is not None
     assert machine.fire("reset", "b").dest == "a"
     assert machine.fire("touch", "b").dest == "b"
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ({"model": 7}, "model is (7,)|model is 7"),
+        ({"model": ["a", 7]}, "model is"),
+        ({"topics": "news"}, "topics is 'news'"),
+        ({"on_changed_input": "wrn"}, "'wrn', not 'error' or 'warn'"),
+    ],
+)
+def test_what_a_class_declares_is_checked(declared: dict[str, Any], says: str) -> None:
+    async def handle(self: Actor, payload: str, ctx: Context) -> str:
+        return payload
+
+    with pytest.raises(BadDefinition, match=says):
+        Definition(type("Odd", (Actor,), {"handle": handle, **declared}))

@@ -10,6 +10,7 @@ from eventstore.memory import MemoryEventStore
 from protocols import events as e
 from protocols.codec import body_of
 from protocols.errors import TaskFailed
+from tests.actor_kit import worker
 
 
 class Brief(Struct):
@@ -288,3 +289,23 @@ async def test_what_an_actor_says_is_in_the_log_as_typed_bodies() -> None:
         sent = await play.when("echo", 1)
         assert [type(body_of(it)) for it in play.log] == [e.RunStarted, e.TaskStarted, e.TaskCompleted]
         assert play.log[1].meta.handles == sent.message
+
+
+async def test_a_handler_that_exits_fails_its_task_and_not_its_process() -> None:
+    async def todo(ctx: Context) -> None:
+        raise SystemExit(3)
+
+    async with spec(worker(todo)) as play:
+        sent = await play.when("worker", None)
+        with pytest.raises(TaskFailed, match="SystemExit"):
+            await play.result(sent)
+
+
+async def test_a_step_that_exits_fails_its_task_and_not_its_process() -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    async with spec(worker(lambda ctx: ctx.step(leave))) as play:
+        sent = await play.when("worker", None)
+        with pytest.raises(TaskFailed, match="SystemExit"):
+            await play.result(sent)

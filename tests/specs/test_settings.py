@@ -144,3 +144,38 @@ def test_any_text_is_taken_or_refused_by_name(text: str, field: str) -> None:
         assert 1 <= settings.slots <= 4096
         assert settings.home.is_absolute()
     assert refused in (None, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CALLBOARD_DATABASE_URL", "postgresql://dave@db:abc/x"),
+        ("CALLBOARD_DATABASE_URL", "postgresql://dave@one:5432,two:99999/x"),
+        ("CALLBOARD_REDIS_URL", "redis://db:port"),
+        ("CALLBOARD_REDIS_URL", "redis://db:6379/abc"),
+    ],
+)
+def test_a_url_with_a_bad_port_or_database_is_refused(name: str, value: str) -> None:
+    with pytest.raises(BadSetting) as refused:
+        Settings.from_env(URLS | {name: value})
+
+    assert refused.value.name == name
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://db", "redis://db:6379/", "rediss://:secret@db:6379/3", "redis://[::1]:6379/0"]
+)
+def test_urls_of_redis_are_taken(url: str) -> None:
+    assert Settings.from_env(URLS | {"CALLBOARD_REDIS_URL": url}).redis_url == url
+
+
+def test_several_hosts_of_postgresql_are_taken() -> None:
+    url = "postgresql://dave@one:5432,two:5433/x"
+    assert Settings.from_env(URLS | {"CALLBOARD_DATABASE_URL": url}).database_url == url
+
+
+def test_a_misspelt_setting_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    Settings.from_env({"CALLBOARD_LEASE": "3", "CALLBOARD_TEST_CONTAINERS": "1"})
+
+    (line,) = caplog.messages
+    assert line == "CALLBOARD_LEASE is no setting, and has no effect; is it CALLBOARD_LEASE_S?"
