@@ -24,7 +24,7 @@ import asyncpg
 
 from eventstore.chain import Row, batch_digest
 from eventstore.database import UNAVAILABLE, connect, reason_of
-from eventstore.recent import Recent
+from eventstore.recent import Recent, WrittenBatch
 from eventstore.rules import Append, admit
 from protocols.errors import AppendRefused, BadEvent, StoreUnavailable
 from protocols.ports import Appended
@@ -259,7 +259,7 @@ class Appender:
             refuse(append, refusal)
         if written is None:
             return 0
-        self.recent.add(written.first, written.recorded_at, batch.placed)
+        self.recent.add(WrittenBatch(written.first, written.recorded_at, batch.placed))
         position = written.first - 1
         for append, after in batch.placed:
             version = after + len(append.events)
