@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from uuid import UUID
 
 import msgspec
 
@@ -73,7 +74,7 @@ async def connected(settings: Settings, name: str) -> AsyncIterator[Stack]:
         leases = PostgresLeases(store.pool)
         directory = Directory(leases)
         await directory.refresh()
-        async with RedisBus.open(settings.redis_url, store.store_id.hex[:12], directory.route) as bus:
+        async with RedisBus.open(settings.redis_url, namespace_of(store.store_id), directory.route) as bus:
             yield Stack(
                 store=store,
                 leases=leases,
@@ -93,6 +94,11 @@ def collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def namespace_of(store_id: UUID) -> str:
+    """What a store's keys on the bus begin with, so that stores can share a Redis."""
+    return store_id.hex[:12]
 
 
 def process_name(name: str) -> str:

@@ -9,7 +9,9 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from redis.asyncio import Redis
 
+from callboard.bootstrap import namespace_of
 from eventstore.migrations import migrate
 from tests.servers import Servers
 from tests.servers import servers as running_servers
@@ -45,10 +47,12 @@ def template(servers: Servers) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(servers: Servers, template: str) -> Iterator[str]:
-    """A fresh, migrated database, dropped after the test."""
+    """A fresh, migrated database, dropped after the test; and so are the keys that were made for it."""
     name = f"callboard_test_{uuid4().hex}"
     run(_copy(servers, template, name))
-    yield at(servers.database_url, name)
+    url = at(servers.database_url, name)
+    yield url
+    run(_forget(servers.redis_url, url))
     run(_administer(servers, f"drop database {name} with (force)"))
 
 
@@ -78,6 +82,19 @@ async def _administer(servers: Servers, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
+
+
+async def _forget(redis_url: str, database_url: str) -> None:
+    """Delete the bus's keys of a store."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        store_id = await connection.fetchval("select id from store")
+    finally:
+        await connection.close()
+    async with Redis.from_url(redis_url) as redis:
+        keys = [key async for key in redis.scan_iter(f"cb:{{{namespace_of(store_id)}:*", count=1000)]
+        if keys:
+            await redis.delete(*keys)
 
 
 async def _migrate(url: str) -> None:
