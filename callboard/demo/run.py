@@ -107,6 +107,8 @@ class Demo:
         self._begun = time.monotonic()
         self._kill_at = int(files * KILL_AT) if kill else None
         self._killed: Killed | None = None
+        self._seen = 0  # the position that the view has come to
+        self._more_seen = anyio.Event()
         self._ready: set[str] = set()
         self._all_ready = anyio.Event()
         self.model = stack.settings.model or STAND_IN
@@ -141,6 +143,7 @@ class Demo:
             group.start_soon(self._follow, sent.run, sent.position - 1)
             summary = await client.wait(sent, returns=Summary)
             run_s = time.monotonic() - sent_at
+            await self._seen_up_to(await store.head())
             group.cancel_scope.cancel()
         return await self._look_back(sent.run, sent.position - 1, summary, run_s)
 
@@ -159,6 +162,14 @@ class Demo:
                 if event.meta.run == run:
                     self.board.record(event)
                     self._perhaps_kill(event)
+            self._seen = page[-1].position
+            self._more_seen.set()
+            self._more_seen = anyio.Event()
+
+    async def _seen_up_to(self, position: int) -> None:
+        """Return when the view has come to a position of the log; the result may be here before it."""
+        while self._seen < position:
+            await self._more_seen.wait()
 
     def _perhaps_kill(self, event: e.Event) -> None:
         """Kill the inspector that has just begun to use a tool, once enough files are inspected."""
