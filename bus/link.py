@@ -114,11 +114,6 @@ class Trouble:
         self._times = 0
         self._dropped = 0
 
-    @property
-    def active(self) -> bool:
-        """Whether it went wrong the last time."""
-        return self._times > 0
-
     def note(self, reason: object, *, dropped: int = 0) -> None:
         """It went wrong (again), and so many messages were dropped."""
         if not self._times:

@@ -40,7 +40,6 @@ Kind = Literal[
 Priority = Literal["high", "normal", "low"]
 
 OPENS_TASK: Final = frozenset({"assign", "handoff", "query", "review-request", "context-share", "artifact"})
-EXPECTS_REPLY: Final = frozenset({"assign", "handoff", "query", "review-request"})
 
 # A message above this size in JSON goes over the bus without its parts; the receiver reads them from the log.
 MAX_INLINE_BYTES: Final = 16 * 1024

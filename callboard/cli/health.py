@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Final
 
 import anyio
 from msgspec import Struct
@@ -21,9 +20,6 @@ from projections.lag import ProjectionLag
 from projections.mailbox import DeadLetter, OpenMessage
 from projections.timers import Timer
 from protocols.errors import NotServed
-
-UNKNOWN: Final = "?"
-
 
 # -- messages --------------------------------------------------------------------------------------------------
 
