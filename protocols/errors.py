@@ -8,7 +8,7 @@ class CallboardError(Exception):
     """Something went wrong."""
 
     def __str__(self) -> str:
-        return (self.__doc__ or "").format_map(vars(self))
+        return " ".join((self.__doc__ or "").split()).format_map(vars(self))
 
 
 class UserError(CallboardError):
@@ -88,6 +88,24 @@ class BadSetting(UserError):
     name: str
     value: str
     allowed: str
+
+
+@dataclass(eq=False)
+class UnreadableConfig(UserError):
+    """The configuration {path} can't be read: {reason}."""
+
+    path: str
+    reason: str
+
+
+@dataclass(eq=False)
+class BadConfig(UserError):
+    """{path}: {key} = {value} can't be used: {reason}."""
+
+    path: str
+    key: str
+    value: str
+    reason: str
 
 
 @dataclass(eq=False)
@@ -192,6 +210,23 @@ class NotServed(CallboardError):
     what: str
 
 
+@dataclass(eq=False)
+class Busy(CallboardError):
+    """Redis is full and takes no more messages; those that it has are being worked at. Nothing was sent: try again
+    in {retry_after_s:g} s."""
+
+    retry_after_s: float
+
+
+@dataclass(eq=False)
+class NameTaken(UserError):
+    """A process named {name!r} serves {role!r} already: {process}. Give this one another --name."""
+
+    name: str
+    role: str
+    process: str
+
+
 # -- event store -------------------------------------------------------------------------------------------
 
 
@@ -272,11 +307,11 @@ class NotProjected(CallboardError):
 
 @dataclass(eq=False)
 class ProjectionsBehind(CallboardError):
-    """The projections have not reached position {position} within {within_s} s; {holder} runs them."""
+    """The projections have not reached position {position} within {within_s} s; {why}."""
 
     position: int
     within_s: float
-    holder: str
+    why: str  # who runs them, or which are stopped
 
 
 # -- tasks and steps ---------------------------------------------------------------------------------------
@@ -309,6 +344,8 @@ class TaskFailed(CallboardError):
     type: str
     message: str
     traceback: str = ""
+    bases: tuple[str, ...] = ()
+    step: str = ""  # of the task that asked
 
 
 @dataclass(eq=False)
@@ -327,6 +364,7 @@ class StepFailed(CallboardError):
     step: str
     type: str
     message: str
+    bases: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -347,6 +385,63 @@ class StillAtWork(CallboardError):
 
 
 @dataclass(eq=False)
+class TimeLimitExceeded(CallboardError):
+    """{what} was {state} for more than {limit_s:g} s. The role's limits.{state}_s sets how long it may be."""
+
+    what: str
+    state: str
+    limit_s: float
+
+
+@dataclass(eq=False)
+class Deadlock(CallboardError):
+    """These wait for each other, and none could ever go on: {cycle}. So the last question was refused."""
+
+    cycle: str
+
+
+@dataclass(eq=False)
+class UnknownDeadLetter(UserError):
+    """There is no dead letter {letter!r}: {reason}. `callboard dead` lists them."""
+
+    letter: str
+    reason: str
+
+
+@dataclass(eq=False)
+class AlreadyRedriven(UserError):
+    """Dead letter {letter!r} was sent again already, by {by}: `callboard run {run}` shows what became of it."""
+
+    letter: str
+    by: str
+    run: str
+
+
+@dataclass(eq=False)
+class CantRedrive(UserError):
+    """Dead letter {letter!r} can't be sent again: {reason}."""
+
+    letter: str
+    reason: str
+
+
+@dataclass(eq=False)
+class NothingToResolve(UserError):
+    """Task {task!r} has no tool call with an unknown outcome: {reason}. `callboard doctor` lists those that do."""
+
+    task: str
+    reason: str
+
+
+@dataclass(eq=False)
+class NothingToApprove(UserError):
+    """Task {task!r} waits for nobody's approval: {reason}. `callboard approvals` lists those that do."""
+
+    task: str
+    reason: str
+
+
+@dataclass(eq=False)
 class Detached(CallboardError):
     """Task {task} no longer runs here; its context can't be used any more."""
 
@@ -364,9 +459,246 @@ class NoModel(CallboardError):
 class ModelFailed(CallboardError):
     """Model {model!r} gave no answer: {type}: {message}"""
 
-    model: str
+    model: str  # the last one that was tried
     type: str
     message: str
+    step: str = ""
+    kind: str = "unknown"  # as in docs/models.md
+
+
+@dataclass(eq=False)
+class UnknownModel(UserError):
+    """There is no model or tier {name!r}: {reason}. Tiers are {tiers}; a model is named provider/model, such as
+    openai/gpt-5."""
+
+    name: str
+    reason: str
+    tiers: str
+
+
+@dataclass(eq=False)
+class MissingKey(UserError):
+    """Model {model!r} needs a key: set {variables} in the environment of the process that serves the role."""
+
+    model: str
+    variables: str
+
+
+@dataclass(eq=False)
+class BadAnswer(CallboardError):
+    """Model {model!r} gave no answer of type {wanted} in {attempts} attempts; the last one: {reason}"""
+
+    model: str
+    wanted: str
+    attempts: int
+    reason: str
+    step: str = ""
+
+
+@dataclass(eq=False)
+class CallRefused(CallboardError):
+    """The call {step} was not made: {message}"""
+
+    step: str
+    type: str  # BudgetExceeded, Unpriced, NotApproved
+    message: str
+
+
+@dataclass(eq=False)
+class LimitReached(CallboardError):
+    """{what} has reached its limit of {limit} {of}, which the role's `caps` sets."""
+
+    what: str
+    limit: str
+    of: str
+
+
+@dataclass(eq=False)
+class NotApproved(CallboardError):
+    """{what} was not approved: {by} said no. {reason}"""
+
+    what: str
+    by: str
+    reason: str
+    step: str = ""
+
+
+@dataclass(eq=False)
+class CircuitOpen(CallboardError):
+    """{target} failed too often, and is not asked for another {wait_s:.1f} s."""
+
+    target: str
+    wait_s: float
+
+
+# -- tools -------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class BadTool(UserError):
+    """Tool {tool!r} can't be used: {reason}."""
+
+    tool: str
+    reason: str
+
+
+@dataclass(eq=False)
+class DuplicateTool(UserError):
+    """Tool {tool!r} is declared twice: {first}, and {second}. Give one of them another name, as in
+    @tool(name="...")."""
+
+    tool: str
+    first: str
+    second: str
+
+
+@dataclass(eq=False)
+class UnknownTool(UserError):
+    """There is no tool {tool!r} that role {role!r} may use. It may use {known}."""
+
+    tool: str
+    role: str
+    known: str
+
+
+@dataclass(eq=False)
+class InvalidArguments(CallboardError):
+    """Tool {tool!r} can't take these arguments: {reason}"""
+
+    tool: str
+    reason: str
+
+
+@dataclass(eq=False)
+class ToolLoopFailed(CallboardError):
+    """The model came to no answer in {turns} turns with {calls} tool calls: {reason}"""
+
+    turns: int
+    calls: int
+    reason: str
+
+
+@dataclass(eq=False)
+class McpFailed(CallboardError):
+    """MCP server {server!r} {reason}"""
+
+    server: str
+    reason: str
+
+
+@dataclass(eq=False)
+class UnknownMcpServer(UserError):
+    """There is no MCP server {server!r} in the configuration. There are {known}."""
+
+    server: str
+    known: str
+
+
+@dataclass(eq=False)
+class OutcomeUnknown(CallboardError):
+    """Whether tool {tool!r} did what it was called for is not known: {reason}"""
+
+    tool: str
+    reason: str
+
+
+@dataclass(eq=False)
+class ExtraMissing(UserError):
+    """{what} need the package {package}, which is not installed: pip install 'callboard[{extra}]'."""
+
+    what: str
+    package: str
+    extra: str
+
+
+# -- money -------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class BadAmount(UserError):
+    """{given} is no such amount: {allowed}."""
+
+    given: str
+    allowed: str
+
+
+@dataclass(eq=False)
+class CurrencyMismatch(CallboardError):
+    """{one} and {other} are of two currencies: convert one of them first."""
+
+    one: str
+    other: str
+
+
+class NotAdmitted(AppendRefused):
+    """The ledger admits no such call. Nothing was written, and what the actor knows of its stream is still true."""
+
+
+@dataclass(eq=False)
+class BudgetExceeded(NotAdmitted):
+    """The budget of {scope} {target} ({window}) has {left} left of {limit} {currency}, and the call may cost
+    {needed}."""
+
+    scope: str
+    target: str
+    period: str
+    window: str
+    currency: str
+    limit: str
+    left: str
+    needed: str
+    over: str = "refuse"  # what the budget says is to be done
+
+
+@dataclass(eq=False)
+class Unpriced(NotAdmitted):
+    """Model call without a known price, and {scope} {target} has a budget: give the model a price in the settings."""
+
+    scope: str
+    target: str
+
+
+@dataclass(eq=False)
+class ValueRefused(CallboardError):
+    """The value {given!r} for {name} is refused: {reason}. It is to be {rule}."""
+
+    name: str
+    given: str
+    reason: str
+    rule: str
+    step: str = ""
+
+
+@dataclass(eq=False)
+class UnknownBudget(UserError):
+    """There is no budget {budget}. `callboard budgets` lists them."""
+
+    budget: str
+
+
+@dataclass(eq=False)
+class BadBudget(UserError):
+    """{value!r} is no {what} of a budget: {allowed}."""
+
+    what: str
+    value: str
+    allowed: str
+
+
+@dataclass(eq=False)
+class UnknownAttempt(UserError):
+    """No attempt {attempt!r} holds anything. `callboard budgets --holds` lists those that do."""
+
+    attempt: str
+
+
+@dataclass(eq=False)
+class StillUnderWay(UserError):
+    """Attempt {attempt} is under way since {since}: when it ends, it is settled with what it cost. If its process is
+    lost, the next one to take its task over counts it as lost; to release it before, say so: --held."""
+
+    attempt: str
+    since: str
 
 
 def listed(names: Sequence[str]) -> str:

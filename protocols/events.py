@@ -4,15 +4,19 @@ An event says all that happened at one moment. Its *body* is one of the classes 
 along is in its *meta*: the message that it handles, the messages that it sends, the state that it changes.
 
     in the run's stream      run.started, run.continued
-    a task's life            task.started, task.resumed, task.progressed, task.state_changed,
+    a task's life            task.started, task.resumed, task.progressed, task.state_changed, task.retry_scheduled,
+                             task.cancel_requested,
                              task.completed | task.failed | task.canceled | task.handed_off
     its steps                step.completed | step.failed                                     (own functions)
-                             tool.requested,  tool.completed | tool.failed
-                             model.requested, model.completed | model.failed                  (each attempt)
+                             tool.requested,  tool.completed | tool.failed | tool.outcome_unknown
+                             model.requested, model.completed | model.failed | model.refused  (each attempt)
+                             approval.requested, approval.decided, value.checked
                              question.asked,  question.answered | question.failed
                              timer.set,       timer.fired
                              message.sent, message.received, artifact.added, state.changed
     messages that end here   message.discarded, message.dead_lettered
+    and that go out again    dead_letter.edited, dead_letter.redriven
+    in a budget's stream     budget.set, budget.topped_up, budget.warned, budget.released, budget.removed
 
 A type's name and its schema version are a storage format: a changed body gets a higher `schema_version` and an
 upcaster in `protocols.codec`.
@@ -25,9 +29,13 @@ from typing import Any, ClassVar, Literal
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from protocols.a2a import Artifact
+from protocols.a2a import Artifact, Part
+from protocols.ledger import Budget, Entry, Over
 from protocols.messages import ErrorInfo, Kind, Message
+from protocols.money import Money
 from protocols.states import StateChange
+
+Subject = Literal["tool", "budget"]  # what a person may have to approve
 
 
 class Meta(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -65,6 +73,7 @@ class NewEvent(Struct, frozen=True, kw_only=True):
     data: bytes
     meta: Meta
     schema_version: int = 1
+    entry: Entry | None = None  # what it means for the ledger, in the same commit; see protocols.ledger
 
 
 class Body(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -109,16 +118,35 @@ class TaskStarted(Body, frozen=True):
     epoch: int = 0
     attempt: int = 1
     role_state: str | None = None  # the state of the role's own machine, if it has one
+    deadline: datetime | None = None  # the message's, or an earlier one by the role's limits
+    memory: tuple[str, ...] = ()  # the actor's conversation so far, as in `model.requested`
 
 
 class TaskResumed(Body, frozen=True):
-    """Another process, or the same one again, took over a task at work."""
+    """Another process, or the same one again, took over a task at work.
+
+    `reason` "lost": the process ended, or stood still, while the handler ran. Such losses are counted, and a handler
+    that causes them is stopped. "handed over" and "reloaded" are nobody's fault.
+    """
 
     TYPE = "task.resumed"
     process: str
     epoch: int
     attempt: int
-    reason: str
+    reason: str  # lost, handed over, reloaded
+
+
+class TaskRetryScheduled(Body, frozen=True):
+    """The handler raised a transient error, and runs again at `due_at`: the `timer` message is in `meta.sends`.
+
+    `forgets` are the failed steps that the error came from: they are done again.
+    """
+
+    TYPE = "task.retry_scheduled"
+    step: str  # the wait: retry#0, retry#1 ...
+    error: ErrorInfo
+    due_at: datetime
+    forgets: tuple[str, ...] = ()
 
 
 class TaskProgressed(Body, frozen=True):
@@ -151,8 +179,15 @@ class TaskFailed(Body, frozen=True):
     error: ErrorInfo
 
 
+class TaskCancelRequested(Body, frozen=True):
+    """A cancel message came (`meta.handles`): the handler is stopped, and what it declared for this case runs."""
+
+    TYPE = "task.cancel_requested"
+    reason: str
+
+
 class TaskCanceled(Body, frozen=True):
-    """The task was stopped by a cancel message."""
+    """The task was stopped by a cancel message, or before it began."""
 
     TYPE = "task.canceled"
     reason: str
@@ -188,7 +223,10 @@ class StepFailed(Body, frozen=True):
 
 
 class ToolRequested(Body, frozen=True):
-    """A tool is about to be called; `idempotency_key` goes along where the tool takes one."""
+    """A tool is about to be called; `idempotency_key` goes along where the tool takes one.
+
+    `call` is the id of the model's tool call that it answers, where a model asked for it.
+    """
 
     TYPE = "tool.requested"
     step: str
@@ -196,6 +234,7 @@ class ToolRequested(Body, frozen=True):
     tool: str
     arguments: Stored
     idempotency_key: str
+    call: str = ""
 
 
 class ToolCompleted(Body, frozen=True):
@@ -206,6 +245,16 @@ class ToolCompleted(Body, frozen=True):
     tool: str
     result: Stored
     duration_ms: int
+    resolved_by: str = ""  # the person who said so, where the outcome was unknown
+    untrusted: bool = False  # the result may contain what others wrote to mislead a model
+
+
+class ToolOutcomeUnknown(Body, frozen=True):
+    """The process was lost in mid-call of a tool that is not safe to call twice: a person has to say what happened."""
+
+    TYPE = "tool.outcome_unknown"
+    step: str
+    tool: str
 
 
 class ToolFailed(Body, frozen=True):
@@ -243,34 +292,62 @@ class Cost(Struct, frozen=True):
 
 
 class ModelRequested(Body, frozen=True):
-    """A model is about to be called. Attempts of one call share its `step`."""
+    """A model is about to be called. Attempts of one call share its `step`.
+
+    `messages` is the prompt as a tree of blobs, see `protocols.prompts`; `tools` and `returns` are blobs: the JSON of
+    the tools that it may call, and the JSON Schema of the answer. `hold` is the most that the attempt can cost, and is
+    reserved in every budget that applies; None where the model has no price.
+    """
 
     TYPE = "model.requested"
     step: str
     fingerprint: str
     attempt: int
     model: str
-    messages: tuple[str, ...]  # the digests of the prompt's messages, in order; the bodies are blobs
+    messages: tuple[str, ...]
     parameters: Mapping[str, Any] = {}
+    tools: str | None = None
+    returns: str | None = None
+    hold: Cost | None = None
+    beyond: bool = False  # somebody approved that it goes beyond a budget
+    stream: bool = False
+    memory: bool = False  # it goes on with the actor's conversation
+    cache: str = ""  # the key under which the answer may be used again
+    skipped: Mapping[str, str] = {}  # models of the chain that were not tried now, and why
 
 
 class ModelCompleted(Body, frozen=True):
-    """A model answered. `cost` is None where the model has no price: unpriced, never zero."""
+    """A model answered. `cost` is None where the model has no price: unpriced, never zero.
+
+    `message` is the assistant's message, as it goes into the next prompt. `reported` is the usage as the provider
+    told it. An answer from the cache is an event by itself, without a request: attempt 0, at no cost.
+    """
 
     TYPE = "model.completed"
+    SCHEMA_VERSION = 2  # 1 had `text` in place of `message`
     step: str
     attempt: int
     model: str  # as the provider named it
-    text: Stored
+    message: Stored
     usage: Usage
     cost: Cost | None
     finish_reason: str
     duration_ms: int
+    deployment: str = ""  # as it was requested
+    reported: Raw | UnsetType = UNSET
+    first_token_ms: int | None = None
+    calls: int = 0  # of tools, that it asks for
     stand_in: bool = False
+    cached: str = ""  # the address (stream@version) of the event that the answer comes from
+    fingerprint: str = ""  # of a cached answer, which has no request
 
 
 class ModelFailed(Body, frozen=True):
-    """An attempt gave no answer."""
+    """An attempt gave no answer that can be used. `kind` is one of `actors.models.failures`.
+
+    `usage` is what it used all the same, estimated where it was cut off; `cost` None: not known, for it is not known
+    whether the provider charges for it. `answer` is what came, where that was no valid answer.
+    """
 
     TYPE = "model.failed"
     step: str
@@ -278,6 +355,62 @@ class ModelFailed(Body, frozen=True):
     model: str
     error: ErrorInfo
     duration_ms: int
+    kind: str = "unknown"
+    usage: Usage = Usage()
+    cost: Cost | None = None
+    reported: Raw | UnsetType = UNSET
+    retry_after_s: float | None = None
+    answer: Stored | None = None
+
+
+class ModelRefused(Body, frozen=True):
+    """A call was not made: a budget, a limit of the role, or a person said no. Nothing was sent."""
+
+    TYPE = "model.refused"
+    step: str
+    fingerprint: str
+    error: ErrorInfo
+
+
+class ApprovalRequested(Body, frozen=True):
+    """The task waits until a person approves something, or denies it: a `decision` message for this step.
+
+    `digest` is what is approved, and nothing else: of a tool call, the hash of the tool and its arguments.
+    """
+
+    TYPE = "approval.requested"
+    step: str
+    fingerprint: str
+    subject: Subject
+    digest: str
+    note: str  # what it is about, for people
+    tool: str = ""
+    arguments: Stored | None = None
+
+
+class ApprovalDecided(Body, frozen=True):
+    """A person decided (`meta.handles`)."""
+
+    TYPE = "approval.decided"
+    step: str
+    approved: bool
+    digest: str
+    by: str
+    reason: str = ""
+
+
+class ValueChecked(Body, frozen=True):
+    """A value from outside was held against a rule: accepted as `value`, or refused for `reason`."""
+
+    TYPE = "value.checked"
+    step: str
+    fingerprint: str
+    name: str
+    given: str
+    rule: str  # in words
+    accepted: bool
+    value: str = ""
+    reason: str = ""
 
 
 class QuestionAsked(Body, frozen=True):
@@ -312,6 +445,7 @@ class TimerSet(Body, frozen=True):
     TYPE = "timer.set"
     step: str
     due_at: datetime
+    note: str = ""  # what it waits for, where that is not just the time
 
 
 class TimerFired(Body, frozen=True):
@@ -379,15 +513,98 @@ class MessageDiscarded(Body, frozen=True):
 
 
 class MessageDeadLettered(Body, frozen=True):
-    """A message can't be handled. `entry` keeps the bytes where they could not be decoded."""
+    """A message can't be handled. `entry` keeps the bytes where they could not be decoded.
+
+    Where the message opened a task that was begun, this ends it.
+    """
 
     TYPE = "message.dead_lettered"
     to: str
     reason: str
     attempts: int = 0
+    message: str = ""  # the id of the message; empty for bytes that are none
     entry: bytes | None = None
     at: Literal["bus", "actor"] = "actor"
 
 
+class DeadLetterEdited(Body, frozen=True):
+    """Somebody gave a dead letter another content, for when it is sent again. The original stays in the log."""
+
+    TYPE = "dead_letter.edited"
+    letter: str  # the id of the message
+    parts: tuple[Part, ...]
+    by: str
+    reason: str = ""
+
+
+class DeadLetterRedriven(Body, frozen=True):
+    """Somebody had a dead letter sent again, as a new task: the message is in `meta.sends`.
+
+    `meta.handles` is the address of the event that made it a dead letter: each such event is answered once.
+    """
+
+    TYPE = "dead_letter.redriven"
+    letter: str
+    by: str
+
+
+# -- budgets -----------------------------------------------------------------------------------------------
+
+
+class BudgetSet(Body, frozen=True):
+    """A budget was made or changed. It is named in full by each event of its stream; see `protocols.ledger.Budget`."""
+
+    TYPE = "budget.set"
+    budget: Budget
+    limit: Money
+    over: Over
+    by: str
+    note: str = ""
+
+
+class BudgetToppedUp(Body, frozen=True):
+    """A budget got more for its present window only; `target` is whose, where the budget is one for each.
+
+    `run` is whose window, where the budget is for each run by itself.
+    """
+
+    TYPE = "budget.topped_up"
+    budget: Budget
+    target: str
+    amount: Money
+    by: str
+    run: str = ""
+    note: str = ""
+
+
+class BudgetWarned(Body, frozen=True):
+    """More than four fifths of a budget are spent or reserved, for the first time in this window."""
+
+    TYPE = "budget.warned"
+    budget: Budget
+    target: str
+    window: str
+    committed: Money  # spent and reserved together
+    limit: Money
+
+
+class BudgetReleased(Body, frozen=True):
+    """Somebody found what an attempt with an unknown outcome cost, so that no more than that is counted."""
+
+    TYPE = "budget.released"
+    attempt: str
+    amount: Money
+    by: str
+    note: str = ""
+
+
+class BudgetRemoved(Body, frozen=True):
+    """A budget is no more."""
+
+    TYPE = "budget.removed"
+    budget: Budget
+    by: str
+
+
 BODIES: dict[str, type[Body]] = {body.TYPE: body for body in Body.__subclasses__()}
-ENDS_TASK = frozenset({"task.completed", "task.failed", "task.canceled", "task.handed_off"})
+ENDS_TASK = frozenset({"task.completed", "task.failed", "task.canceled", "task.handed_off", "message.dead_lettered"})

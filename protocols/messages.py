@@ -23,6 +23,7 @@ from msgspec import UNSET, Raw, Struct
 
 from protocols.a2a import Part
 from protocols.names import role_of
+from protocols.redaction import redact
 
 Kind = Literal[
     "assign",
@@ -46,24 +47,29 @@ MAX_INLINE_BYTES: Final = 16 * 1024
 
 
 class ErrorInfo(Struct, frozen=True, omit_defaults=True):
-    """A failure as a value: the exception's type, its message, and its traceback where one is known."""
+    """A failure as a value: the exception's type, its message, and its traceback where one is known.
+
+    `bases` are the names of the classes that the type derives from, but for those that all have.
+    """
 
     type: str
     message: str
     traceback: str = ""
+    bases: tuple[str, ...] = ()
 
 
 def error_info(error: BaseException, traceback: str = "") -> ErrorInfo:
-    """An exception as a value. What of its text is no UTF-8 is escaped."""
+    """An exception as a value, without secrets. What of its text is no UTF-8 is escaped."""
     try:
         text = str(error)
     except Exception as failure:  # noqa: BLE001 - an exception's own code may raise anything
         text = f"its message can't be made: {type(failure).__name__}"
-    return ErrorInfo(type=type(error).__name__, message=_storable(text), traceback=_storable(traceback))
+    kinds = [kind.__name__ for kind in type(error).__mro__[1:] if kind not in (Exception, BaseException, object)]
+    return ErrorInfo(type(error).__name__, _storable(text), _storable(traceback), tuple(kinds))
 
 
 def _storable(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()
+    return redact(text.encode(errors="backslashreplace").decode())
 
 
 class ReplyTo(Struct, frozen=True, omit_defaults=True):

@@ -6,6 +6,7 @@ Every stream name and message id in the system is made and taken apart here:
     actor         writer/dave                 role/key; also the name of the actor's event stream
     run stream    run/0192f0c1...             what came from outside into a run
     dead stream   dead/writer                 what could not be delivered to a role
+    budget stream budget/tenant:acme:day:USD  what people say of a budget
     message id    writer/dave@7.0             the first message that the event writer/dave@7 sends
 """
 
@@ -18,8 +19,9 @@ from uuid_utils import uuid7
 from protocols.errors import BadName
 
 MAX_KEY_LENGTH = 200
-RUN, DEAD, TOPIC = "run", "dead", "topic"
-RESERVED_ROLES = frozenset({RUN, DEAD, TOPIC})
+MAX_TENANT_LENGTH = 200
+RUN, DEAD, TOPIC, BUDGET = "run", "dead", "topic", "budget"
+RESERVED_ROLES = frozenset({RUN, DEAD, TOPIC, BUDGET})
 
 _ROLE = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _KEY = re.compile(rf"[^\s\x00-\x1f@]{{1,{MAX_KEY_LENGTH}}}")
@@ -60,6 +62,13 @@ def check_key(key: str) -> str:
     return key
 
 
+def check_tenant(tenant: str) -> str:
+    """The tenant, if it is a legal name for one; raises BadName."""
+    if not 0 < len(tenant) <= MAX_TENANT_LENGTH or not tenant.isprintable() or tenant == "*":
+        raise BadName("tenant", tenant, f"1 to {MAX_TENANT_LENGTH} characters that can be printed; not *")
+    return tenant
+
+
 def actor_stream(role: str, key: str) -> str:
     """The stream of an actor: role/key."""
     return f"{role}/{key}"
@@ -73,6 +82,11 @@ def run_stream(run: str) -> str:
 def dead_stream(role: str) -> str:
     """The stream of what could not be delivered to a role."""
     return f"{DEAD}/{role}"
+
+
+def budget_stream(scope: str, target: str, period: str, currency: str) -> str:
+    """The stream of a budget."""
+    return f"{BUDGET}/{scope}:{target}:{period}:{currency}"
 
 
 def parse_stream(stream: str) -> ActorName:
@@ -91,6 +105,19 @@ def role_of(stream: str) -> str:
 def message_id(stream: str, version: int, index: int) -> str:
     """The id of the message that event `stream@version` sends at place `index`."""
     return f"{stream}@{version}.{index}"
+
+
+def event_id(stream: str, version: int) -> str:
+    """The address of an event in the log."""
+    return f"{stream}@{version}"
+
+
+def parse_event_id(event: str) -> tuple[str, int]:
+    """The stream and the version of an event; raises BadName."""
+    stream, at, version = event.rpartition("@")
+    if not (at and version.isdecimal()):
+        raise BadName("event id", event, "stream@version, such as writer/dave@7")
+    return stream, int(version)
 
 
 def parse_message_id(message: str) -> MessageAddress:

@@ -5,7 +5,8 @@ Each has a real implementation and an in-memory twin, held to the same contract 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Final, Protocol
@@ -15,6 +16,7 @@ from msgspec import Struct
 
 from protocols.a2a import AgentCard
 from protocols.events import Event, NewEvent
+from protocols.ledger import Account, Charge, SetBudget
 from protocols.messages import Message
 
 
@@ -83,8 +85,9 @@ class EventStore(Protocol):
         """Append one or more events to a stream, all or none; durable on return.
 
         `expected` is the version that was read from the stream (0 is NO_STREAM), or one of `Expected`.
-        Raises Conflict; AlreadyHandled if the log has an event that handles the same message; BadEvent for what
-        can't be stored; StoreUnavailable, after which it is not known whether it was written.
+        Raises Conflict; AlreadyHandled if the log has an event that handles the same message; BudgetExceeded and
+        Unpriced if the ledger doesn't admit what an event reserves; BadEvent for what can't be stored;
+        StoreUnavailable, after which it is not known whether it was written.
         """
         ...
 
@@ -98,8 +101,13 @@ class EventStore(Protocol):
         """The events of a stream with `after < version < before`, by version; newest first if backwards."""
         ...
 
-    def read_all(self, *, after: int = 0, page: int = 1000) -> AsyncIterator[list[Event]]:
-        """The log behind a position, up to the head at the time of the call, in pages that are never empty."""
+    def read_all(
+        self, *, after: int = 0, page: int = 1000, types: Collection[str] | None = None
+    ) -> AsyncIterator[list[Event]]:
+        """The log behind a position, up to the head at the time of the call, in pages that are never empty.
+
+        `types`: only the events of these types.
+        """
         ...
 
     def subscribe(self, *, after: int = 0, page: int = 1000) -> AsyncIterator[list[Event]]:
@@ -123,6 +131,26 @@ class EventStore(Protocol):
         ...
 
 
+class LedgerView(Protocol):
+    """What the event store's ledger says (see protocols.ledger). Who only looks doesn't wait for who writes."""
+
+    async def budgets(self) -> list[SetBudget]:
+        """All budgets as they are set now, by name."""
+        ...
+
+    async def accounts(self, now: datetime) -> list[Account]:
+        """The accounts of windows that are not over, by budget; those with the least left in proportion first."""
+        ...
+
+    async def due(self) -> list[Account]:
+        """The accounts that are near their limits and were not warned of."""
+        ...
+
+    async def open_charges(self) -> list[Charge]:
+        """The attempts that hold something: under way, or lost; the oldest first."""
+        ...
+
+
 # -- roles and their partitions ----------------------------------------------------------------------------
 
 
@@ -138,12 +166,31 @@ class Route(Struct, frozen=True):
 
 
 class Lease(Struct, frozen=True):
-    """A partition that a process owns. `surplus`: it has more than its share and should hand this one over."""
+    """A partition that a process owns. `surplus`: it should hand this one over, as it has more than its share, or as
+    the role's partitions are being counted anew.
+    """
 
     role: str
     partition: int
     epoch: int
     surplus: bool = False
+    partitions: int = 8  # of the role, when this lease was given: partition_of(key, partitions) is what it covers
+    generation: int = 1  # of that count
+    clean: bool = True  # the owner before gave it back, or there was none; else it was lost
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Which partition it is, whoever owns it: the role and the number."""
+        return self.role, self.partition
+
+
+class Member(Struct, frozen=True):
+    """A process that serves a role, as anybody sees it."""
+
+    role: str
+    process: str
+    expires_in_s: float  # its last heartbeat counts for so long; negative: it is taken for dead
+    idle_s: float  # since its last heartbeat that told of progress
 
 
 class PartitionState(Struct, frozen=True):
@@ -170,12 +217,25 @@ class Leases(Protocol):
         """All roles ever registered, by name."""
         ...
 
-    async def heartbeat(self, process: str, roles: Sequence[str], *, lease_s: float) -> list[Lease]:
+    async def heartbeat(self, process: str, roles: Sequence[str], *, lease_s: float, progress: int = 0) -> list[Lease]:
         """Renew this process's leases, take free or expired partitions up to its even share, and list what it owns.
 
         The share: partitions are divided evenly among the role's live processes; the first processes by name
         get the remainder. What is owned above the share is marked surplus, and stays owned until released.
+        While partitions of a former generation are owned, they are surplus, and none of the new one is given.
+        `progress` is any number that grows as the process gets on with its work.
         """
+        ...
+
+    async def repartition(self, role: str, partitions: int) -> Route:
+        """Spread a role's messages over another number of partitions: a new generation, unless it is that already.
+
+        Raises UnknownRole.
+        """
+        ...
+
+    async def members(self) -> list[Member]:
+        """The processes whose last heartbeat still counts, by role and name."""
         ...
 
     async def release(self, process: str, leases: Sequence[Lease]) -> None:
@@ -213,16 +273,27 @@ class Undecodable(Struct, frozen=True):
     reason: str
 
 
+class Gap(Struct, frozen=True):
+    """Messages that were sent before what comes next on a partition may be missing on the bus: the log has them.
+
+    So it is after the bus was away or had forgotten, and where somebody's message could not be written.
+    """
+
+    lease: Lease
+    entry: str = ""  # to be settled when they have been found, if it isn't empty
+
+
 class Consumer(Protocol):
     """Reads the partitions that one process owns. `async with` owns its tasks; leaving it ends all reads at once.
 
     It hands each message to `deliver`, in the order of its partition, as long as `capacity()` is above zero; an
-    entry stays on the bus until it is settled. `deliver` must not block.
+    entry stays on the bus until it is settled. `gap` hears of messages that may be missing, before what comes behind
+    them is delivered. Neither may block.
     """
 
     @property
     def forgotten(self) -> int:
-        """How often the bus lost a partition while it was read here: whoever sees it grow looks for open messages."""
+        """How often the bus lost a partition while it was read here; each time `gap` is told."""
         ...
 
     async def take(self, lease: Lease) -> None:
@@ -233,7 +304,7 @@ class Consumer(Protocol):
         """Stop reading a partition; unsettled entries stay for the next owner."""
         ...
 
-    def settle(self, delivery: Delivery | Undecodable) -> None:
+    def settle(self, delivery: Delivery | Undecodable | Gap) -> None:
         """Take an entry off the bus, soon and together with others. A former owner's call has no effect."""
         ...
 
@@ -253,12 +324,21 @@ class Bus(Protocol):
         """Queue messages; they are written together with others, soon. `again` marks what may be there already.
 
         What can't be written (no connection, no memory, an unknown role) is dropped: whoever owns the partition
-        finds it in the log.
+        finds it in the log. What is published there later is written behind a mark that tells of it.
         """
         ...
 
     async def flush(self) -> None:
         """Return when all that was queued before is written or dropped."""
+        ...
+
+    @property
+    def away(self) -> bool:
+        """Whether the bus did not answer when it was last asked: what is published then is dropped."""
+        ...
+
+    async def check_room(self) -> None:
+        """Raise Busy if the bus is so full that it takes no more messages. Asks it at most once a second."""
         ...
 
     def consumer(
@@ -267,6 +347,7 @@ class Bus(Protocol):
         deliver: Callable[[Delivery], None],
         undecodable: Callable[[Undecodable], None],
         capacity: Callable[[], int],
+        gap: Callable[[Gap], None] = lambda _: None,
     ) -> Consumer:
         """A consumer for one process. `process` must be unique to each start of a process."""
         ...
@@ -277,6 +358,75 @@ class Bus(Protocol):
 
     async def waiting(self, role: str, partition: int) -> set[str]:
         """The ids of the messages that are unsettled on a partition."""
+        ...
+
+    async def forget(self, route: Route) -> None:
+        """Delete the partitions of a former generation: nobody reads them, and the log has what was on them."""
+        ...
+
+    def show(self, run: str, piece: bytes) -> None:
+        """Tell whoever watches a run of something provisional, such as a piece of an answer. It may get lost."""
+        ...
+
+    def watch(self, run: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """What `show` tells of a run, as long as the block lasts. The iterator never ends by itself.
+
+        Who doesn't keep up misses some. While the bus is away nothing comes.
+        """
+        ...
+
+
+# -- what processes share about others -----------------------------------------------------------------------
+
+
+class Breaker(Struct, frozen=True, kw_only=True):
+    """When a circuit breaker opens: after `threshold` failures in a row, each within `window_s` of the one before.
+
+    It stays open for `open_s`; then one caller may try (half-open), and closes it, or opens it again for twice as long,
+    up to `longest_s`.
+    """
+
+    threshold: int = 5
+    window_s: float = 60.0
+    open_s: float = 10.0
+    longest_s: float = 300.0
+
+
+class Throttle(Protocol):
+    """Circuit breakers and rates, shared by all processes. While the bus is away each process has its own.
+
+    A breaker guards a *target*: model:openai/gpt-5, tool:search, mcp:git.
+    """
+
+    async def enter(self, target: str, breaker: Breaker) -> float:
+        """0: go on, and report what became of it; else the seconds after which it is worth asking again."""
+        ...
+
+    async def report(self, target: str, breaker: Breaker, *, ok: bool, retry_after_s: float | None = None) -> None:
+        """A call that was let in ended. With `retry_after_s` (told by the target) it opens at once, for so long."""
+        ...
+
+    async def leave(self, target: str) -> None:
+        """A call that was let in came to nothing that tells of the target: if it was the probe, another may be it."""
+        ...
+
+    async def state(self, target: str) -> str:
+        """closed, open, or half-open."""
+        ...
+
+    async def take(self, bucket: str, amount: int, per_minute: int) -> float:
+        """Take from what is allowed in a minute: 0, or the seconds after which there is enough, and nothing is taken.
+
+        More than a minute's allowance at once is let in when the bucket is full. A bucket begins full.
+        """
+        ...
+
+
+class Answers(Protocol):
+    """Answers of models that may be used again, found by key."""
+
+    async def find(self, key: str, since: datetime) -> str | None:
+        """The address (stream@version) of the newest `model.completed` under this key that is not older."""
         ...
 
 

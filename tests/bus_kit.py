@@ -7,9 +7,10 @@ from uuid import uuid4
 
 import anyio
 
+from protocols.errors import Busy
 from protocols.messages import Message, part_of
 from protocols.names import partition_of
-from protocols.ports import Bus, Consumer, Delivery, Lease, Undecodable
+from protocols.ports import Bus, Consumer, Delivery, Gap, Lease, Undecodable
 
 DEADLINE_S = 10.0
 
@@ -62,16 +63,31 @@ async def waiting_becomes(bus: Bus, expected: set[str]) -> None:
             await anyio.sleep(0.001)
 
 
+async def room_becomes(bus: Bus) -> None:
+    """Return when the bus takes messages; fails after the deadline."""
+    with anyio.fail_after(DEADLINE_S):
+        while True:
+            try:
+                await bus.check_room()
+            except Busy:
+                await anyio.sleep(0.01)
+            else:
+                return
+
+
 class Owner:
     """A process that notes what is delivered to it; `settles` at once what it is told to."""
 
     def __init__(self, bus: Bus, *, slots: int = 1000, settles: Callable[[Delivery], bool] = lambda _: False) -> None:
         self.deliveries: list[Delivery] = []
         self.undecodable: list[Undecodable] = []
+        self.seen: list[str] = []  # the ids of what was delivered, and "gap" for each gap, in order
         self.slots = slots  # free for deliveries
         self._settles = settles
         self.process = f"process-{uuid4().hex}"
-        self.consumer: Consumer = bus.consumer(self.process, self._deliver, self.undecodable.append, lambda: self.slots)
+        self.consumer: Consumer = bus.consumer(
+            self.process, self._deliver, self.undecodable.append, lambda: self.slots, self._gap
+        )
 
     @property
     def ids(self) -> list[str]:
@@ -80,9 +96,15 @@ class Owner:
     def _deliver(self, delivery: Delivery) -> None:
         assert self.slots > 0, "delivered without capacity"
         self.deliveries.append(delivery)
+        self.seen.append(delivery.message.id)
         self.slots -= 1
         if self._settles(delivery):
             self.settle(delivery)
+
+    def _gap(self, gap: Gap) -> None:
+        self.seen.append("gap")
+        if gap.entry:
+            self.consumer.settle(gap)
 
     def settle(self, *deliveries: Delivery | Undecodable) -> None:
         for delivery in deliveries:
