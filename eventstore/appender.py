@@ -3,7 +3,8 @@
 Appends that arrive while a batch is being written form the next one. A batch takes one of two ways:
 
     the fast way      if every append tells its stream's version: one call of append_batch, which writes all or
-                      nothing. A version that is taken, or a message that is handled, makes the call fail.
+                      nothing. A version that is taken, a message that is handled, or an attempt that no budget has
+                      room for makes the call fail.
     the careful way   else, or after the fast way failed: lock the log, look up where its streams stand, decide on
                       each append by itself, and write those that are accepted.
 
@@ -24,8 +25,9 @@ import asyncpg
 
 from eventstore.chain import Row, batch_digest
 from eventstore.database import UNAVAILABLE, connect, reason_of
+from eventstore.ledger_tables import EntryRow, entry_row, refusal_of
 from eventstore.recent import Recent, WrittenBatch
-from eventstore.rules import Append, admit
+from eventstore.rules import Append, admit, count_in
 from protocols.errors import AppendRefused, BadEvent, StoreUnavailable
 from protocols.ports import Appended
 
@@ -47,7 +49,9 @@ BAD_DATA: Final[tuple[type[Exception], ...]] = (
     asyncpg.ProgramLimitExceededError,
 )
 
-_APPEND = "select first_position, moment from append_batch($1, $2, $3, $4, $5, $6)"
+_APPEND = "select first_position, moment from append_batch($1, $2, $3, $4, $5, $6, $7, $8)"
+_MOMENT = "select greatest(recorded_at, clock_timestamp()) from head"
+_CHARGE = "select * from charge_append($1, $2)"
 _LOCK = "select lock_log()"
 _WRITTEN = "select first, recorded_at from commits where writer = $1 and number = $2"
 _HEADS = """
@@ -67,13 +71,14 @@ class Written(NamedTuple):
 class Batch:
     """Appends that are written together, and what was last decided on them."""
 
-    __slots__ = ("appends", "careful", "number", "placed", "refused")
+    __slots__ = ("appends", "careful", "charged_at", "number", "placed", "refused")
 
     def __init__(self, number: int, appends: Sequence[Append]) -> None:
         self.number = number
         self.appends = appends
         self.placed: list[tuple[Append, int]] = []  # each with the version that it follows
         self.refused: list[tuple[Append, AppendRefused]] = []
+        self.charged_at: datetime | None = None  # its time, where the ledger has what it means already
         self.careful = False
         for append in appends:
             after = append.stated_version
@@ -82,14 +87,21 @@ class Batch:
                 break
             self.placed.append((append, after))
 
-    def decide(self, heads: dict[str, int], handled: set[str]) -> None:
-        """Place or refuse each append, given where the log stands."""
+    async def decide(self, connection: asyncpg.Connection, heads: dict[str, int], handled: set[str]) -> None:
+        """Place or refuse each append, given where the log stands; what those that are placed mean is charged."""
         self.placed, self.refused = [], []
+        charges = any(append.entries for append in self.appends)
+        self.charged_at = await connection.fetchval(_MOMENT) if charges else None
         for append in self.appends:
             try:
-                self.placed.append((append, admit(append, heads, handled)))
+                after = admit(append, heads, handled)
+                if append.entries:
+                    await _charge(connection, append, self.charged_at)
             except AppendRefused as refusal:
                 self.refused.append((append, refusal))
+            else:
+                count_in(append, heads, handled)
+                self.placed.append((append, after))
 
 
 class Appender:
@@ -228,7 +240,7 @@ class Appender:
             closes = [event[-1] for each in batch.appends for event in each.events if event[-1] is not None]
             heads = {row["stream"]: row["version"] or 0 for row in await self._connection.fetch(_HEADS, streams)}
             handled = {row["handles"] for row in await self._connection.fetch(_HANDLED, closes)}
-            batch.decide(heads, handled)
+            await batch.decide(self._connection, heads, handled)
             if batch.placed:
                 return await self._send(self._connection, batch)
             return None  # all are refused
@@ -236,6 +248,7 @@ class Appender:
     async def _send(self, connection: asyncpg.Connection, batch: Batch) -> Written:
         """Write the batch as it is placed."""
         rows: list[Row] = []
+        entries: list[EntryRow] = []
         # A version that this process didn't write itself may be ahead of its stream: append_batch looks.
         streams: list[str] = []
         versions: list[int] = []
@@ -248,8 +261,13 @@ class Appender:
             for event in append.events:
                 version += 1
                 rows.append((stream, version, *event))
+            if append.entries and batch.charged_at is None:
+                entries += map(entry_row, append.entries)
         digest = batch_digest(self._writer, batch.number, rows)
-        return Written(*await connection.fetchrow(_APPEND, self._writer, batch.number, digest, rows, streams, versions))
+        batch_id = self._writer, batch.number, digest
+        return Written(
+            *await connection.fetchrow(_APPEND, *batch_id, rows, streams, versions, entries, batch.charged_at)
+        )
 
     def _settle(self, batch: Batch, written: Written | None) -> int:
         """Tell everybody who waits. Gives the position of the last event, 0 if all were refused."""
@@ -291,6 +309,14 @@ class Appender:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
+
+
+async def _charge(connection: asyncpg.Connection, append: Append, at: datetime | None) -> None:
+    """Apply what an append means for the ledger, in the transaction that holds the log; raises NotAdmitted."""
+    row = await connection.fetchrow(_CHARGE, [entry_row(entry) for entry in append.entries], at)
+    refusal = refusal_of(row)
+    if refusal is not None:
+        raise refusal
 
 
 def refuse(append: Append, error: AppendRefused | StoreUnavailable) -> None:

@@ -7,21 +7,23 @@ import asyncpg
 import msgspec
 
 from eventstore.database import fetch
+from eventstore.rules import check_partitions
 from protocols.a2a import AgentCard
+from protocols.errors import UnknownRole, listed
 from protocols.messages import encode_json
-from protocols.ports import Lease, PartitionState, Route
+from protocols.ports import Lease, Member, PartitionState, Route
 
 # The count and generation of a role that is known stay; its row comes back as it stands. The partitions are there
-# when the role is: both are written by this one statement.
+# when the role is: both are written by this one statement. (xmax is 0 in a row that is new, not updated.)
 _REGISTER = """
     with registered as (
         insert into roles (role, partitions, generation, topics, card, input_schema) values ($1, $2, $3, $4, $5, $6)
         on conflict (role) do update
         set topics = excluded.topics, card = excluded.card, input_schema = excluded.input_schema
-        returning partitions, generation
+        returning partitions, generation, xmax = 0 as is_new
     ), made as (
-        insert into partitions (role, partition)
-        select $1, n from registered, generate_series(0, registered.partitions - 1) as n on conflict do nothing
+        insert into partitions (role, partition, generation)
+        select $1, n, generation from registered, generate_series(0, registered.partitions - 1) as n where is_new
     )
     select partitions, generation from registered
 """
@@ -29,16 +31,22 @@ _ROUTES = "select role, partitions, generation, topics, card, input_schema from 
 # In the order of the roles: two processes don't wait for each other in a circle.
 _HEARTBEAT = """
     select r.role, lease.* from (select role from roles where role = any($2::text[]) order by role) r,
-    lateral heartbeat_role($1, r.role, $3) as lease
+    lateral heartbeat_role($1, r.role, $3, $4) as lease
+"""
+_REPARTITION = "select repartition_role($1, $2)"
+_MEMBERS = """
+    select role, process, extract(epoch from expires_at - clock_timestamp())::float8 as expires_in_s,
+           extract(epoch from clock_timestamp() - progressed_at)::float8 as idle_s
+    from members where expires_at > clock_timestamp() order by role, process
 """
 _RELEASE = """
-    update partitions p set owner = null, expires_at = null
+    update partitions p set owner = null, expires_at = null, clean = true
     from unnest($2::text[], $3::integer[], $4::bigint[]) as given (role, partition, epoch)
     where p.role = given.role and p.partition = given.partition and p.epoch = given.epoch and p.owner = $1
 """
 _LEAVE = """
     with gone as (delete from members where process = $1)
-    update partitions set owner = null, expires_at = null where owner = $1
+    update partitions set owner = null, expires_at = null, clean = true where owner = $1
 """
 _PARTITIONS = """
     select role, partition, epoch, owner, extract(epoch from expires_at - clock_timestamp())::float8 as expires_in_s
@@ -78,10 +86,23 @@ class PostgresLeases:
             for row in await fetch(self._pool, _ROUTES)
         }
 
-    async def heartbeat(self, process: str, roles: Sequence[str], *, lease_s: float) -> list[Lease]:
+    async def heartbeat(self, process: str, roles: Sequence[str], *, lease_s: float, progress: int = 0) -> list[Lease]:
         """Renew, take up to the share, and list; see the port."""
-        rows = await fetch(self._pool, _HEARTBEAT, process, roles, timedelta(seconds=lease_s))
-        return [Lease(row["role"], row["partition"], row["epoch"], row["surplus"]) for row in rows]
+        rows = await fetch(self._pool, _HEARTBEAT, process, roles, timedelta(seconds=lease_s), progress)
+        return [Lease(**row) for row in rows]
+
+    async def repartition(self, role: str, partitions: int) -> Route:
+        """Begin a new generation; see the port. Raises also BadOption."""
+        check_partitions(partitions)
+        await fetch(self._pool, _REPARTITION, role, partitions)
+        routes = await self.routes()
+        if role not in routes:
+            raise UnknownRole(role, listed(list(routes)))
+        return routes[role]
+
+    async def members(self) -> list[Member]:
+        """The live processes; see the port."""
+        return [Member(*row) for row in await fetch(self._pool, _MEMBERS)]
 
     async def release(self, process: str, leases: Sequence[Lease]) -> None:
         """Give partitions back; see the port."""

@@ -9,11 +9,13 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
+from eventstore.ledger_tables import rebuild_ledger
 from protocols.errors import SchemaTooNew
 
 log = logging.getLogger(__name__)
 
 LOCK: Final = 0x63616C6C626F6172  # "callboar": processes that start at once migrate one after the other
+LEDGER: Final = 7  # the version that has the ledger, which is made from the log that there is
 
 _VERSIONS = """
     create table if not exists schema_versions (
@@ -60,6 +62,8 @@ async def migrate(connection: asyncpg.Connection) -> None:
                     "insert into schema_versions (version, name) values ($1, $2)", migration.version, migration.name
                 )
                 log.info("schema: applied %04d_%s", migration.version, migration.name)
+                if migration.version == LEDGER:
+                    await rebuild_ledger(connection)
 
 
 async def _version(connection: asyncpg.Connection) -> int:

@@ -1,16 +1,25 @@
-"""What the log accepts: the same rules for the store on PostgreSQL and for its twin in memory."""
+"""What the store accepts: the same rules for the store on PostgreSQL and for its twin in memory."""
 
 import asyncio
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Final
 
-from protocols.errors import AlreadyHandled, AppendRefused, BadEvent, Conflict
+from protocols.errors import AlreadyHandled, AppendRefused, BadEvent, BadOption, Conflict
 from protocols.events import NewEvent
+from protocols.ledger import Entry, Hold, SetBudget, Settle, TopUp
 from protocols.messages import encode_json
 from protocols.ports import NO_STREAM, STREAM_EXISTS, Appended, ExpectedVersion
 
 MAX_NAME_BYTES: Final = 1000  # of streams, types and message ids: they are in indexes
 MAX_EVENT_BYTES: Final = 64 * 1024 * 1024  # data and meta together; large bodies belong into blobs
+
+MAX_PARTITIONS: Final = 256  # of a role
+
+# Of amounts in the ledger: sums of 10^20 of them are exact still, in `protocols.money.EXACT` too. The price of a token
+# may have 30 decimals, as it is a float's shortest text.
+MAX_AMOUNT: Final = Decimal(10**30)
+MAX_DECIMAL_PLACES: Final = 45
 
 # type, schema version, data, meta, handles: an event as it is stored
 Encoded = tuple[str, int, bytes, bytes, str | None]
@@ -19,7 +28,7 @@ Encoded = tuple[str, int, bytes, bytes, str | None]
 class Append:
     """One call of `EventStore.append`, checked and encoded."""
 
-    __slots__ = ("events", "expected", "news", "outcome", "size", "stream")
+    __slots__ = ("entries", "events", "expected", "news", "outcome", "size", "stream")
 
     outcome: "asyncio.Future[Appended]"  # who waits for it, where somebody waits
 
@@ -29,12 +38,18 @@ class Append:
         self.expected = expected
         self.news = events
         self.events: list[Encoded] = []
+        self.entries: list[Entry] = []  # what the events mean for the ledger
         self.size = 0  # bytes
         for event in events:
-            meta = encode_json(event.meta)
+            try:
+                meta = encode_json(event.meta)
+            except UnicodeEncodeError:
+                raise BadEvent(stream, "half of a surrogate pair has no UTF-8") from None
             self.size += len(event.data) + len(meta)
             self.events.append((event.type, event.schema_version, event.data, meta, event.meta.handles))
-        reason = self._fault()
+            if event.entry is not None:
+                self.entries.append(event.entry)
+        reason = self._fault() or next(filter(None, map(_entry_fault, self.entries)), None)
         if reason:
             raise BadEvent(stream, reason)
 
@@ -69,11 +84,33 @@ def failed(refusal: AppendRefused) -> "asyncio.Future[Appended]":
     return outcome
 
 
+def _entry_fault(entry: Entry) -> str | None:
+    """What is wrong with what an event means for the ledger."""
+    names: tuple[str | None, ...]
+    match entry:
+        case Hold(attempt, party, amount):
+            names = (attempt, party.run, party.role, party.agent, party.tenant)
+        case Settle(attempt, amount):
+            names = (attempt,)
+        case SetBudget(budget, amount, _) | TopUp(budget, _, amount, _):
+            names = (budget.target, budget.currency)
+        case _:
+            return None
+    if not all(is_name(name) for name in names if name):
+        return f"names in the ledger are up to {MAX_NAME_BYTES} bytes of UTF-8 without NUL"
+    if amount is None:
+        return None
+    exponent = amount.amount.as_tuple().exponent
+    if not isinstance(exponent, int) or exponent < -MAX_DECIMAL_PLACES or not 0 <= amount.amount < MAX_AMOUNT:
+        return f"{amount.amount} is no amount from 0 to below 1E+30 with at most {MAX_DECIMAL_PLACES} decimal places"
+    return None if is_name(amount.currency) else "an amount has a currency"
+
+
 def admit(append: Append, heads: dict[str, int], handled: set[str]) -> int:
     """The version that an append follows, given where the streams stand and which messages are handled.
 
-    Counts the append in, so that the next one can be asked for. Raises AlreadyHandled and Conflict, in this order:
-    who comes second with a message learns that there is nothing left to do.
+    Raises AlreadyHandled and Conflict, in this order: who comes second with a message learns that there is nothing
+    left to do.
     """
     closes: set[str] = set()
     for *_, handles in append.events:
@@ -85,9 +122,13 @@ def admit(append: Append, heads: dict[str, int], handled: set[str]) -> int:
     stated = append.stated_version
     if head == 0 if append.expected is STREAM_EXISTS else stated is not None and stated != head:
         raise Conflict(append.stream, describe(append.expected), head)
-    heads[append.stream] = head + len(append.events)
-    handled |= closes
     return head
+
+
+def count_in(append: Append, heads: dict[str, int], handled: set[str]) -> None:
+    """Count an append in that was admitted, so that the next one can be asked for."""
+    heads[append.stream] = heads.get(append.stream, 0) + len(append.events)
+    handled.update(event[-1] for event in append.events if event[-1] is not None)
 
 
 def describe(expected: ExpectedVersion) -> str:
@@ -103,3 +144,9 @@ def is_name(text: str) -> bool:
         return len(text.encode()) <= MAX_NAME_BYTES and "\0" not in text
     except UnicodeEncodeError:  # a lone surrogate
         return False
+
+
+def check_partitions(count: int) -> None:
+    """Raise BadOption if a role can't have so many partitions."""
+    if not 1 <= count <= MAX_PARTITIONS:
+        raise BadOption("partitions", str(count), f"a role has 1 to {MAX_PARTITIONS} of them")

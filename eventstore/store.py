@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 from uuid import UUID
@@ -28,6 +28,7 @@ MAX_VERSION: Final = 2**63 - 1
 LONGEST_PAUSE_S: Final = 1.0
 
 _PAGE = "select position, stream, version, type, schema_version, recorded_at, data, meta from read_log($1, $2)"
+_PAGE_OF_TYPES = f"{_PAGE} where type = any($3::text[]) order by position"
 _FORWARDS = """
     select position, stream, version, type, schema_version, recorded_at, data, meta from read_stream($1, $2, $3, $4)
 """
@@ -107,12 +108,18 @@ class PostgresEventStore:
             else:
                 low = rows[-1]["version"]
 
-    async def read_all(self, *, after: int = 0, page: int = 1000) -> AsyncIterator[list[Event]]:
+    async def read_all(
+        self, *, after: int = 0, page: int = 1000, types: Collection[str] | None = None
+    ) -> AsyncIterator[list[Event]]:
         """The log up to the present head; see the port."""
         head = await self.head()
         while after < head:
             bound = min(after + page, head)
-            if events := await self._page(after, bound):
+            if types is None:
+                events = await self._page(after, bound)
+            else:
+                events = [_event(row) for row in await fetch(self.pool, _PAGE_OF_TYPES, after, bound, list(types))]
+            if events:
                 yield events
             after = bound
 

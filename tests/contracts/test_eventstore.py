@@ -148,10 +148,14 @@ async def test_handled_already_is_said_before_conflict(store: EventStore) -> Non
         ("writer/" + "é" * 1000, events(1)),
         ("writer/a", [event(handles="x" * 1001)]),
         ("writer/a", [event(), event(handles="a\0b")]),
+        ("writer/a", [event(handles="a\ud800")]),
         ("writer/a", [NewEvent(type="\0", data=b"{}", meta=Meta(run="r"))]),
         ("writer/a", [NewEvent(type="x", data=b"{}", meta=Meta(run="r"), schema_version=2**31)]),
     ],
-    ids=["no events", "no name", "NUL", "surrogate", "long", "long id", "NUL in id", "NUL in type", "schema version"],
+    ids=[
+        *("no events", "no name", "NUL", "surrogate", "long"),
+        *("long id", "NUL in id", "surrogate in id", "NUL in type", "schema version"),
+    ],
 )
 async def test_what_cannot_be_stored_is_refused_and_its_neighbours_are_not(
     store: EventStore, stream: str, new: list[NewEvent]
@@ -385,3 +389,14 @@ async def test_a_missing_blob_is_named(store: EventStore) -> None:
     with pytest.raises(BlobMissing) as refusal:
         await store.get_blobs([known, digest(b"two")])
     assert refusal.value.digest == digest(b"two")
+
+
+async def test_only_the_events_of_some_types_are_read(store: EventStore) -> None:
+    meta = Meta(run="r")
+    for number in range(10):
+        type_ = "test.even" if number % 2 == 0 else "test.odd"
+        await store.append("writer/a", [NewEvent(type=type_, data=b"%d" % number, meta=meta)], number)
+    pages = [page async for page in store.read_all(after=2, page=3, types={"test.odd", "test.other"})]
+    assert [each.data for page in pages for each in page] == [b"3", b"5", b"7", b"9"]
+    assert [page async for page in store.read_all(types=[])] == []
+    assert [page async for page in store.read_all(page=1, types=["test.other"])] == []
