@@ -10,10 +10,11 @@ from bus.keys import stream_key
 from bus.link import Link, owned_tasks
 from bus.reader import MAX_STREAMS, Intake, Partition, Reader
 from bus.writer import Writer
-from protocols.errors import UnknownRole
-from protocols.ports import Delivery, Lease, RouteLookup, Undecodable
+from protocols.ports import Delivery, Gap, Lease, Undecodable
 
 LAST_SETTLEMENTS_S = 0.5
+
+Place = tuple[str, int, int]  # role, generation, partition
 
 
 class RedisConsumer:
@@ -23,7 +24,6 @@ class RedisConsumer:
         self,
         group: str,
         namespace: str,
-        routes: RouteLookup,
         intake: Intake,
         writer: Writer,
         commands: Link,
@@ -31,12 +31,11 @@ class RedisConsumer:
     ) -> None:
         self._group = group
         self._namespace = namespace
-        self._routes = routes
         self._intake = intake
         self._writer = writer
         self._commands = commands
         self._connect = connect
-        self._taken: dict[tuple[str, int], tuple[Partition, Reader]] = {}  # the last lease of each, dropped or not
+        self._taken: dict[Place, tuple[Partition, Reader]] = {}  # the last lease of each, dropped or not
         self._readers: list[Reader] = []
         self._owned: AbstractAsyncContextManager[TaskGroup] | None = None
         self._tasks: TaskGroup | None = None
@@ -58,36 +57,29 @@ class RedisConsumer:
         await self._owned.__aexit__(*exc)  # type: ignore[arg-type]
 
     async def take(self, lease: Lease) -> None:
-        """Begin to read a partition. Without Redis it returns too: the partition is claimed when Redis is back.
-
-        Raises UnknownRole.
-        """
-        place = (lease.role, lease.partition)
-        former, reader = self._taken.get(place, (None, None))
+        """Begin to read a partition. Without Redis it returns too: the partition is claimed when Redis is back."""
+        former, reader = self._taken.get(place_of(lease), (None, None))
         if former is not None:
             if former.lease.epoch > lease.epoch or (former.lease.epoch == lease.epoch and former.reading):
                 return
             self._stop(former)
-        route = self._routes(lease.role)
-        if route is None:
-            raise UnknownRole(lease.role, "none by that name")
-        partition = Partition(lease, stream_key(self._namespace, route, lease.partition))
+        partition = Partition(lease, stream_key(self._namespace, lease, lease.partition))
         if reader is None:  # else the same as before: one connection sees the partition's claims and reads in order
             reader = self._reader()
-        self._taken[place] = partition, reader
+        self._taken[place_of(lease)] = partition, reader
         self._intake.streams += 1
         await reader.attach(partition)
 
     async def drop(self, lease: Lease) -> None:
         """Stop reading a partition. What was delivered may still be settled until somebody takes the partition."""
-        partition, _ = self._taken.get((lease.role, lease.partition), (None, None))
+        partition, _ = self._taken.get(place_of(lease), (None, None))
         if partition is not None and partition.lease.epoch == lease.epoch:
             self._stop(partition)
 
-    def settle(self, delivery: Delivery | Undecodable) -> None:
+    def settle(self, delivery: Delivery | Undecodable | Gap) -> None:
         """Queue the settlement of an entry; nothing happens for a lease that is not the last one taken here."""
         lease = delivery.lease
-        partition, _ = self._taken.get((lease.role, lease.partition), (None, None))
+        partition, _ = self._taken.get(place_of(lease), (None, None))
         if partition is not None and partition.lease.epoch == lease.epoch:
             partition.in_flight -= 1
             self._writer.settle(partition.stream, self._group, delivery.entry)
@@ -111,10 +103,16 @@ class RedisConsumer:
     def _stop(self, partition: Partition) -> None:
         if partition.reading:
             self._intake.streams -= 1
-            _, reader = self._taken[partition.lease.role, partition.lease.partition]
+            _, reader = self._taken[place_of(partition.lease)]
             reader.detach(partition)
 
     def __repr__(self) -> str:
         reading = [partition for partition, _ in self._taken.values() if partition.reading]
         in_flight = sum(partition.in_flight for partition in reading)
-        return f"<RedisConsumer partitions={len(reading)} in_flight={in_flight} forgotten={self.forgotten}>"
+        held = sum(reader.held for reader in self._readers)
+        return f"<RedisConsumer partitions={len(reading)} in_flight={in_flight} forgotten={self.forgotten} held={held}>"
+
+
+def place_of(lease: Lease) -> Place:
+    """What a lease is of, whatever its epoch."""
+    return lease.role, lease.generation, lease.partition

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -28,6 +28,37 @@ def pack(*words: str | bytes) -> bytes:
     return packed
 
 
+def connection_to(url: str) -> Any:
+    """A connection of redis-py's, not yet connected, whose timeouts are the caller's; see `Link`."""
+    options: dict[str, Any] = {**parse_url(url)}
+    options.pop("max_connections", None)
+    connection_class = options.pop("connection_class", Connection)
+    options |= {
+        "socket_timeout": None,
+        "socket_connect_timeout": CONNECT_S,
+        "protocol": 2,
+        "decode_responses": False,
+    }
+    if connection_class is Connection:
+        options["socket_keepalive"] = True
+    return connection_class(**options)
+
+
+class Reach:
+    """Whether Redis answered when it was last asked, over any of the connections that share this."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.on_failure: Callable[[], None] = lambda: None
+
+    def answered(self) -> None:
+        self.away = False
+
+    def failed(self) -> None:
+        self.away = True
+        self.on_failure()
+
+
 class Link:
     """One connection to Redis; one batch of commands on it at a time.
 
@@ -39,21 +70,11 @@ class Link:
     Python 3.11; there is one timeout for a whole batch instead.
     """
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
-        options: dict[str, Any] = {**parse_url(url)}
-        options.pop("max_connections", None)
-        connection_class = options.pop("connection_class", Connection)
-        options |= {
-            "socket_timeout": None,
-            "socket_connect_timeout": CONNECT_S,
-            "protocol": 2,
-            "decode_responses": False,
-        }
-        if connection_class is Connection:
-            options["socket_keepalive"] = True
-        self._connection = connection_class(**options)
+    def __init__(self, url: str, *, timeout_s: float, reach: Reach | None = None) -> None:
+        self._connection = connection_to(url)
         self.client_id: int | None = None  # the connection's id in Redis, if it may be asked for that
         self._timeout_s = timeout_s
+        self._reach = reach or Reach()
         self._lock = asyncio.Lock()
 
     async def connect(self) -> None:
@@ -70,10 +91,14 @@ class Link:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     await self._ensure_connected()
-                    return await self._exchange(commands)
-            except BaseException:
+                    replies = await self._exchange(commands)
+            except BaseException as error:
+                if isinstance(error, LINK_ERRORS):
+                    self._reach.failed()
                 await self._connection.disconnect(nowait=True)
                 raise
+        self._reach.answered()
+        return replies
 
     async def _ensure_connected(self) -> None:
         if self._connection.is_connected:

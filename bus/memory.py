@@ -3,19 +3,23 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 from anyio.abc import TaskGroup
 
 from bus.link import owned_tasks
-from protocols.errors import UnknownRole
+from bus.live import Pieces
+from protocols.errors import Busy, RedisUnavailable
 from protocols.messages import Message, decode_message, encode_message
 from protocols.names import partition_of
-from protocols.ports import Delivery, Lease, RouteLookup, Undecodable
+from protocols.ports import Delivery, Gap, Lease, Route, RouteLookup, Undecodable
 
 log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1.0
+GAP = b"gap"  # the content of an entry that marks a place before which messages may be missing
 
 Place = tuple[str, int, int]  # role, generation, partition
 
@@ -27,17 +31,32 @@ class _Stream:
     entries: dict[int, tuple[bytes, bool]] = field(default_factory=dict)  # content, and whether it was sent again
     unread: deque[int] = field(default_factory=deque)
     newest: int = 0
+    misses: bool = False  # messages that could not be written, and there is no mark of it yet
     epoch: int = 0
     reader: "MemoryConsumer | None" = None
     seen_up_to: int = 0  # somebody may have seen the entries up to here
 
 
 class MemoryBus:
-    """See `protocols.ports.Bus`."""
+    """See `protocols.ports.Bus`. While it is `full` it takes no messages, and while it is `away` it does nothing."""
 
     def __init__(self, routes: RouteLookup) -> None:
+        self.full = False
+        self._away = False
         self._routes = routes
         self._streams: dict[Place, _Stream] = {}
+        self._watchers: dict[str, list[Pieces]] = {}  # by run
+
+    @property
+    def away(self) -> bool:
+        return self._away
+
+    @away.setter
+    def away(self, away: bool) -> None:
+        self._away = away
+        for stream in self._streams.values():
+            if stream.reader is not None:
+                stream.reader.wake()
 
     def publish(self, messages: Iterable[Message], *, again: bool = False) -> None:
         for message in messages:
@@ -45,11 +64,19 @@ class MemoryBus:
             if route is None:
                 log.warning("message %s: its role is unknown", message.id)
                 continue
-            self.add(message.role, partition_of(message.key, route.partitions), encode_message(message), again=again)
+            partition = partition_of(message.key, route.partitions)
+            stream = self._stream(route, partition)
+            if self.away or self.full:
+                stream.misses = True
+                continue
+            if stream.misses:
+                stream.misses = False
+                self.add(route, partition, GAP)
+            self.add(route, partition, encode_message(message), again=again)
 
-    def add(self, role: str, partition: int, content: bytes, *, again: bool = False) -> None:
-        """Put any bytes on a partition of a known role."""
-        stream = self._stream(role, partition)
+    def add(self, route: Route, partition: int, content: bytes, *, again: bool = False) -> None:
+        """Put any bytes on a partition."""
+        stream = self._stream(route, partition)
         stream.newest += 1
         stream.entries[stream.newest] = content, again
         stream.unread.append(stream.newest)
@@ -59,47 +86,82 @@ class MemoryBus:
     async def flush(self) -> None:
         """Nothing is ever queued."""
 
+    async def check_room(self) -> None:
+        if self.full and not self.away:
+            raise Busy(RETRY_AFTER_S)
+
     def consumer(
         self,
         process: str,
         deliver: Callable[[Delivery], None],
         undecodable: Callable[[Undecodable], None],
         capacity: Callable[[], int],
+        gap: Callable[[Gap], None] = lambda _: None,
     ) -> "MemoryConsumer":
-        return MemoryConsumer(self, process, deliver, undecodable, capacity)
+        return MemoryConsumer(self, process, deliver, undecodable, capacity, gap)
 
     async def backlog(self, role: str) -> dict[int, int]:
-        route = self._routes(role)
-        count = route.partitions if route is not None else 0
-        return {partition: len(self._stream(role, partition).entries) for partition in range(count)}
+        """Raises RedisUnavailable."""
+        route = self._there(role)
+        if route is None:
+            return {}
+        return {partition: len(self._stream(route, partition).entries) for partition in range(route.partitions)}
 
     async def waiting(self, role: str, partition: int) -> set[str]:
-        if self._routes(role) is None:
+        """Raises RedisUnavailable."""
+        route = self._there(role)
+        if route is None:
             return set()
-        found = set()
-        for content, _ in self._stream(role, partition).entries.values():
-            try:
-                found.add(decode_message(content).id)
-            except (ValueError, RecursionError):
-                continue
-        return found - {""}
+        contents = [_decoded(content) for content, _ in self._stream(route, partition).entries.values()]
+        return {message.id for message in contents if isinstance(message, Message)} - {""}
 
-    def forget(self) -> None:
+    async def forget(self, route: Route) -> None:
+        """Raises RedisUnavailable."""
+        self._there(route.role)
+        for partition in range(route.partitions):
+            self._lose(self._stream(route, partition))
+
+    def show(self, run: str, piece: bytes) -> None:
+        if not self.away:
+            for pieces in self._watchers.get(run, ()):
+                pieces.put(piece)
+
+    @asynccontextmanager
+    async def watch(self, run: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        watchers = self._watchers.setdefault(run, [])
+        pieces = Pieces()
+        watchers.append(pieces)
+        try:
+            yield pieces
+        finally:
+            watchers.remove(pieces)
+            if not watchers:
+                self._watchers.pop(run, None)
+
+    def lose(self) -> None:
         """Lose everything, as FLUSHALL does. Consumers go on with what is published afterwards."""
         for stream in self._streams.values():
-            stream.entries.clear()
-            stream.unread.clear()
-            stream.seen_up_to = stream.newest
-            if stream.reader is None:
-                stream.epoch = 0
-            else:
-                stream.reader.forgotten += 1
+            self._lose(stream)
 
-    def _stream(self, role: str, partition: int) -> _Stream:
-        route = self._routes(role)
-        if route is None:
-            raise UnknownRole(role, "none by that name")
-        return self._streams.setdefault((role, route.generation, partition), _Stream())
+    @staticmethod
+    def _lose(stream: _Stream) -> None:
+        stream.entries.clear()
+        stream.unread.clear()
+        stream.seen_up_to = stream.newest
+        if stream.reader is None:
+            stream.epoch = 0
+        else:
+            stream.reader.forgotten += 1
+            stream.reader.missing(stream)
+
+    def _there(self, role: str) -> Route | None:
+        """The role's newest route; raises RedisUnavailable."""
+        if self.away:
+            raise RedisUnavailable("memory", "it is away")
+        return self._routes(role)
+
+    def _stream(self, of: Route | Lease, partition: int) -> _Stream:
+        return self._streams.setdefault((of.role, of.generation, partition), _Stream())
 
 
 class MemoryConsumer:
@@ -112,6 +174,7 @@ class MemoryConsumer:
         deliver: Callable[[Delivery], None],
         undecodable: Callable[[Undecodable], None],
         capacity: Callable[[], int],
+        gap: Callable[[Gap], None],
     ) -> None:
         self.forgotten = 0
         self._bus = bus
@@ -119,7 +182,8 @@ class MemoryConsumer:
         self._deliver = deliver
         self._undecodable = undecodable
         self._capacity = capacity
-        self._taken: dict[tuple[str, int], tuple[Lease, _Stream]] = {}  # the last lease of each, dropped or not
+        self._gap = gap
+        self._taken: dict[Place, tuple[Lease, _Stream]] = {}  # the last lease of each, dropped or not
         self._wake = asyncio.Event()
         self._owned: AbstractAsyncContextManager[TaskGroup] | None = None
 
@@ -136,10 +200,10 @@ class MemoryConsumer:
             await self.drop(lease)
 
     async def take(self, lease: Lease) -> None:
-        stream = self._bus._stream(lease.role, lease.partition)
+        stream = self._bus._stream(lease, lease.partition)
         if stream.epoch > lease.epoch or (stream.epoch == lease.epoch and stream.reader is self):
             return
-        self._taken[lease.role, lease.partition] = lease, stream
+        self._taken[lease.role, lease.generation, lease.partition] = lease, stream
         stream.epoch = lease.epoch
         stream.reader = self
         stream.unread = deque(stream.entries)
@@ -151,7 +215,13 @@ class MemoryConsumer:
         if stream is not None and stream.reader is self:
             stream.reader = None
 
-    def settle(self, delivery: Delivery | Undecodable) -> None:
+    def missing(self, stream: _Stream) -> None:
+        """Messages of a stream that is read here may be missing."""
+        for lease, each in self._taken.values():
+            if each is stream:
+                self._gap(Gap(lease))
+
+    def settle(self, delivery: Delivery | Undecodable | Gap) -> None:
         stream = self._current(delivery.lease)
         if stream is not None and stream.epoch == delivery.lease.epoch:
             stream.entries.pop(int(delivery.entry), None)
@@ -161,7 +231,7 @@ class MemoryConsumer:
 
     def _current(self, lease: Lease) -> _Stream | None:
         """The stream of a lease, if it is the last one taken here."""
-        taken, stream = self._taken.get((lease.role, lease.partition), (None, None))
+        taken, stream = self._taken.get((lease.role, lease.generation, lease.partition), (None, None))
         return stream if taken is not None and taken.epoch == lease.epoch else None
 
     async def _run(self) -> None:
@@ -169,15 +239,17 @@ class MemoryConsumer:
             await self._wake.wait()
             self._wake.clear()
             for lease, stream in list(self._taken.values()):
-                while stream.reader is self and stream.unread and self._capacity() > 0:
+                while not self._bus.away and stream.reader is self and stream.unread and self._capacity() > 0:
                     self._hand_over(lease, stream, stream.unread.popleft())
 
     def _hand_over(self, lease: Lease, stream: _Stream, number: int) -> None:
         content, again = stream.entries[number]
-        try:
-            message = decode_message(content)
-        except (ValueError, RecursionError) as error:
-            self._undecodable(Undecodable(lease.role, lease, str(number), content, str(error)))
+        if content == GAP:
+            self._gap(Gap(lease, str(number)))
+            return
+        message = _decoded(content)
+        if isinstance(message, str):
+            self._undecodable(Undecodable(lease.role, lease, str(number), content, message))
         else:
             fresh = not again and number > stream.seen_up_to
             self._deliver(Delivery(message, lease, str(number), fresh))
@@ -186,3 +258,11 @@ class MemoryConsumer:
         reading = [stream for _, stream in self._taken.values() if stream.reader is self]
         in_flight = sum(len(stream.entries) - len(stream.unread) for stream in reading)
         return f"<MemoryConsumer partitions={len(reading)} in_flight={in_flight} forgotten={self.forgotten}>"
+
+
+def _decoded(content: bytes) -> Message | str:
+    """The message, or why it is none."""
+    try:
+        return decode_message(content)
+    except (ValueError, RecursionError) as error:
+        return str(error)

@@ -11,13 +11,15 @@ import anyio
 from redis.exceptions import ResponseError
 
 from bus import scripts
+from bus.keys import GAP
 from bus.link import LINK_ERRORS, Link, Trouble, pack
 from protocols.messages import decode_message
-from protocols.ports import Delivery, Lease, Undecodable
+from protocols.ports import Delivery, Gap, Lease, Undecodable
 
 log = logging.getLogger(__name__)
 
 MAX_STREAMS = 64  # on one connection: Redis looks at each of them at every read
+MAX_READ = 512  # entries in one read: decoding and delivering them takes the loop some milliseconds
 BLOCK_MS = 2000
 READ_TIMEOUT_S = 10.0
 CLAIM_AGAIN_S = 1.0
@@ -60,6 +62,7 @@ class Intake:
     deliver: Callable[[Delivery], None]
     undecodable: Callable[[Undecodable], None]
     capacity: Callable[[], int]
+    gap: Callable[[Gap], None]
     streams: int = 0  # read by all readers of the process
     forgotten: int = 0  # times that the bus lost a partition
 
@@ -91,6 +94,11 @@ class Reader:
     def streams(self) -> int:
         """The number of partitions that it reads."""
         return len(self._partitions)
+
+    @property
+    def held(self) -> int:
+        """The number of entries that wait for capacity."""
+        return len(self._held)
 
     async def attach(self, partition: Partition) -> None:
         """Read this partition too; returns when it was claimed, or when Redis is away."""
@@ -180,13 +188,16 @@ class Reader:
             log.warning("partition %s:%d: epoch %d is over", lease.role, lease.partition, lease.epoch)
             self._intake.streams -= partition.reading
             self.detach(partition)
-        elif outcome == b"intact":
+            return
+        anew = bool(partition.last)  # meanwhile others may have had the same trouble to write here
+        if outcome == b"intact":
             partition.claimed = True
         else:
-            if partition.last:
-                self._intake.forgotten += 1
+            self._intake.forgotten += anew
             self._held = deque(held for held in self._held if held[0] is not partition)
             partition.claimed_anew(newest)
+        if anew:
+            self._intake.gap(Gap(partition.lease))
 
     async def _sit_out(self) -> None:
         """Redis is away: doubt everything, wait a while, and let nobody wait for a claim meanwhile."""
@@ -200,8 +211,11 @@ class Reader:
     # -- read
 
     async def _read(self, readable: dict[bytes, Partition], free: int) -> list[Any]:
-        """[[stream, [[entry, fields], ...]], ...]: at most `free` entries or one a stream, whichever is more."""
-        count = str(max(1, free // self._intake.streams))
+        """[[stream, [[entry, fields], ...]], ...]: at most `free` and MAX_READ entries, but at least one a stream.
+
+        COUNT is per stream.
+        """
+        count = str(max(1, min(free // self._intake.streams, MAX_READ // len(readable))))
         group = self._group
         command: tuple[str, ...] = (
             "XREADGROUP",
@@ -252,6 +266,9 @@ class Reader:
 
     def _deliver(self, partition: Partition, entry: bytes, fields: list[bytes]) -> None:
         partition.in_flight += 1
+        if fields[0] == GAP.encode():
+            self._intake.gap(Gap(partition.lease, entry.decode()))
+            return
         fresh = partition.is_fresh(entry, fields)
         content = fields[1] if fields[0] == b"m" else b" ".join(fields)
         try:

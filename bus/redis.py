@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -11,14 +11,16 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from bus.consumer import RedisConsumer
-from bus.keys import stream_key
-from bus.link import LINK_ERRORS, Link, owned_tasks, pack, redacted
+from bus.keys import epoch_key, live_channel, stream_key
+from bus.link import LINK_ERRORS, Link, Reach, owned_tasks, pack, redacted
+from bus.live import Stage, watch
 from bus.reader import READ_TIMEOUT_S, Intake
+from bus.room import Room
 from bus.writer import Writer
 from protocols.errors import RedisUnavailable, WrongEvictionPolicy
 from protocols.messages import Message, encode_message
 from protocols.names import partition_of
-from protocols.ports import Delivery, RouteLookup, Undecodable
+from protocols.ports import Delivery, Gap, Route, RouteLookup, Undecodable
 
 log = logging.getLogger(__name__)
 
@@ -41,22 +43,33 @@ class RedisBus:
         self._url = url
         self._namespace = namespace
         self._routes = routes
-        self._commands = Link(url, timeout_s=COMMAND_TIMEOUT_S)
-        self._writer = Writer(Link(url, timeout_s=COMMAND_TIMEOUT_S))
+        self._reach = Reach()
+        self._commands = self._link(COMMAND_TIMEOUT_S)
+        self._room = Room(self._commands, self._reach)
+        self._writer = Writer(self._link(COMMAND_TIMEOUT_S), self._reach, self._room)
+        self._stage = Stage(self._link(COMMAND_TIMEOUT_S), self._reach)
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, namespace: str, routes: RouteLookup) -> "AsyncIterator[RedisBus]":
+    async def open(
+        cls, url: str, namespace: str, routes: RouteLookup, *, needed: bool = True
+    ) -> "AsyncIterator[RedisBus]":
         """The bus of one store, for as long as the block lasts.
 
-        `namespace` is the store's short id, and tells how a role's messages are spread `routes`.
-        Raises RedisUnavailable, WrongEvictionPolicy.
+        `namespace` is the store's short id, and tells how a role's messages are spread `routes`. Who only sends can do
+        without it: not `needed`, it may be away. Raises RedisUnavailable, WrongEvictionPolicy.
         """
         bus = cls(url, namespace, routes)
         try:
-            await bus._check_eviction()
+            try:
+                await bus._check_eviction()
+            except RedisUnavailable as error:
+                if needed:
+                    raise
+                log.warning("%s What is sent now comes from the log.", error)
             async with owned_tasks() as tasks:
                 tasks.start_soon(bus._writer.run)
+                tasks.start_soon(bus._stage.run)
                 try:
                     yield bus
                 finally:
@@ -78,21 +91,28 @@ class RedisBus:
     async def flush(self) -> None:
         await self._writer.flush()
 
+    @property
+    def away(self) -> bool:
+        return self._reach.away
+
+    async def check_room(self) -> None:
+        await self._room.check()
+
     def consumer(
         self,
         process: str,
         deliver: Callable[[Delivery], None],
         undecodable: Callable[[Undecodable], None],
         capacity: Callable[[], int],
+        gap: Callable[[Gap], None] = lambda _: None,
     ) -> RedisConsumer:
         return RedisConsumer(
             process,
             self._namespace,
-            self._routes,
-            Intake(deliver, undecodable, capacity),
+            Intake(deliver, undecodable, capacity, gap),
             self._writer,
             self._commands,
-            lambda: Link(self._url, timeout_s=READ_TIMEOUT_S),
+            lambda: self._link(READ_TIMEOUT_S),
         )
 
     async def backlog(self, role: str) -> dict[int, int]:
@@ -117,6 +137,17 @@ class RedisBus:
             start = f"({entries[-1][0].decode()}"
         return found - {""}
 
+    async def forget(self, route: Route) -> None:
+        """Delete the partitions of a former generation. Raises RedisUnavailable."""
+        streams = [stream_key(self._namespace, route, partition) for partition in range(route.partitions)]
+        await self._call([pack("UNLINK", *streams, *map(epoch_key, streams))])
+
+    def show(self, run: str, piece: bytes) -> None:
+        self._stage.show(live_channel(self._namespace, run), piece)
+
+    def watch(self, run: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return watch(self._url, live_channel(self._namespace, run))
+
     async def _check_eviction(self) -> None:
         """Any policy but noeviction might drop unread messages."""
         (info,) = await self._call([pack("INFO", "memory")])
@@ -125,6 +156,9 @@ class RedisBus:
             log.warning("Redis at %s doesn't tell its maxmemory-policy; it must be noeviction", redacted(self._url))
         elif policy[1] != b"noeviction":
             raise WrongEvictionPolicy(redacted(self._url), policy[1].decode())
+
+    def _link(self, timeout_s: float) -> Link:
+        return Link(self._url, timeout_s=timeout_s, reach=self._reach)
 
     async def _call(self, commands: list[bytes]) -> list[Any]:
         """Replies that are no errors; raises RedisUnavailable."""
@@ -138,7 +172,7 @@ class RedisBus:
         return replies
 
     def __repr__(self) -> str:
-        return f"<RedisBus {redacted(self._url)} {self._writer!r}>"
+        return f"<RedisBus {redacted(self._url)} away={self.away} {self._writer!r}>"
 
 
 def _id_of(fields: list[bytes]) -> str:

@@ -38,15 +38,12 @@ local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 return {'taken', newest[1] and newest[1][1] or '0-0'}
 """
 
-# KEYS: stream. ARGV: group, entries (at most MAX_SETTLED). Deletes those that the group still had pending; a former
-# owner's group is gone, so its call deletes nothing.
+# KEYS: stream. ARGV: group, entries (at most MAX_SETTLED). A former owner's group is gone, so that it acknowledges and
+# deletes nothing. An entry that the group does not have pending, while it has others, was settled before.
 SETTLE = """
-local mine = {}
-for i = 2, #ARGV do
-    if redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then mine[#mine + 1] = ARGV[i] end
-end
-if #mine > 0 then redis.call('XDEL', KEYS[1], unpack(mine)) end
-return #mine
+local settled = redis.call('XACK', KEYS[1], unpack(ARGV))
+if settled > 0 then redis.call('XDEL', KEYS[1], unpack(ARGV, 2)) end
+return settled
 """
 
 MAX_SETTLED = 512  # entries in one call: Lua's unpack takes some thousands, and other clients wait meanwhile

@@ -5,13 +5,16 @@ from collections import deque
 from typing import Any
 
 import anyio
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from bus import scripts
-from bus.link import LINK_ERRORS, Link, Trouble, pack
+from bus.keys import GAP
+from bus.link import LINK_ERRORS, Link, Reach, Trouble, pack
+from bus.room import Room
 
 MAX_BATCH = 512  # commands in one pipeline
 LINGER_S = 0.005  # how long settlements wait for company: nobody waits for them
+MARK_AGAIN_S = 0.5
 MAX_QUEUED_BYTES = 64 * 1024 * 1024  # of messages; what is more is dropped
 
 Settlements = dict[tuple[str, str], list[str]]  # (stream, group) -> entries
@@ -19,16 +22,21 @@ Settlements = dict[tuple[str, str], list[str]]  # (stream, group) -> entries
 
 class Writer:
     """Queues and writes. A message is tried once: if that fails, it is dropped, and whoever owns its partition finds
-    it in the log. A settlement may be repeated, so it is kept until Redis has it.
+    it in the log; a mark is written before the next message to that partition, so that none is read before the one
+    that is missing was looked for. A settlement may be repeated, so it is kept until Redis has it. While Redis is
+    away, it is asked again and again, so that somebody notices when it is back.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, reach: Reach, room: Room) -> None:
         self._link = link
-        self._messages: deque[bytes] = deque()  # packed
+        self._room = room
+        self._messages: deque[tuple[str, bytes]] = deque()  # the stream, and the packed command
+        self._gaps: set[str] = set()  # the streams that miss messages, and have no mark of it yet
         self._message_bytes = 0
         self._settlements: Settlements = {}
         self._work = asyncio.Event()
-        self._urgent = asyncio.Event()  # there are messages
+        reach.on_failure = self._work.set
+        self._urgent = asyncio.Event()  # there are messages, or as many settlements as one call takes
         self._progress = asyncio.Event()  # replaced after each pass
         self._queued = self._done = 0  # messages, ever
         self._away = Trouble("bus writer: Redis is away")
@@ -40,8 +48,9 @@ class Writer:
         packed = pack("XADD", stream, "*", "m", content, *(("again", "1") if again else ()))
         if self._message_bytes + len(packed) > MAX_QUEUED_BYTES:
             self._full.note(f"{self._message_bytes} bytes", dropped=1)
+            self._gaps.add(stream)
             return
-        self._messages.append(packed)
+        self._messages.append((stream, packed))
         self._message_bytes += len(packed)
         self._queued += 1
         self._urgent.set()
@@ -54,6 +63,8 @@ class Writer:
             self._settlements[stream, group] = [entry]
         else:
             entries.append(entry)
+            if len(entries) == scripts.MAX_SETTLED:
+                self._urgent.set()
         self._work.set()
 
     async def flush(self) -> None:
@@ -63,49 +74,62 @@ class Writer:
             await self._progress.wait()
 
     async def settled(self) -> None:
-        """Return when no settlement is queued or being written. Lasts as long as Redis is away."""
-        while self._settlements:
+        """Return when no settlement and no mark is queued or being written. Lasts as long as Redis is away."""
+        while self._settlements or self._gaps:
             await self._progress.wait()
 
     async def run(self) -> None:
         """Write, until cancelled."""
         try:
             while True:
-                await self._work.wait()
-                if not self._messages:
+                with anyio.move_on_after(MARK_AGAIN_S if self._gaps else None):
+                    await self._work.wait()
+                if not (self._messages or self._gaps or self._settlements_fill_a_call()):
                     with anyio.move_on_after(LINGER_S):
                         await self._urgent.wait()
                 await self._write()
         finally:
             await self._link.close()
 
+    def _settlements_fill_a_call(self) -> bool:
+        return any(len(entries) >= scripts.MAX_SETTLED for entries in self._settlements.values())
+
     async def _write(self) -> None:
         messages = [self._messages.popleft() for _ in range(min(len(self._messages), MAX_BATCH))]
         settlements = {key: entries[: scripts.MAX_SETTLED] for key, entries in self._settlements.items()}
-        commands = [*messages, *(scripts.settle(*key, entries) for key, entries in settlements.items())]
+        marks = list(self._gaps)
+        commands = [
+            *(pack("XADD", stream, "*", GAP, "1") for stream in marks),
+            *(packed for _, packed in messages),
+            *(scripts.settle(*key, entries) for key, entries in settlements.items()),
+        ]
         try:
-            replies = await self._link.call(commands)
+            replies = await self._link.call(commands or [pack("PING")])
         except LINK_ERRORS as error:
+            self._gaps.update(stream for stream, _ in messages)
             self._finish(messages, {})
             self._away.note(error, dropped=len(messages))
             await self._away.pause()
+            self._work.set()
             return
         self._away.over()
-        self._check_messages(replies[: len(messages)])
-        failure = self._failure_of(replies[len(messages) :])
+        written = len(marks) + len(messages)
+        self._gaps.clear()
+        self._check_written([*marks, *(stream for stream, _ in messages)], replies[:written])
+        failure = self._failure_of(replies[written : len(commands)])
         self._finish(messages, {} if failure else settlements)
         if failure:
             self._away.note(failure)
             await self._away.pause()
 
-    def _finish(self, messages: list[bytes], settlements: Settlements) -> None:
+    def _finish(self, messages: list[tuple[str, bytes]], settlements: Settlements) -> None:
         """These are done with: written or dropped."""
         for key, entries in settlements.items():
             if len(rest := self._settlements[key]) > len(entries):
                 del rest[: len(entries)]
             else:
                 del self._settlements[key]
-        self._message_bytes -= sum(map(len, messages))
+        self._message_bytes -= sum(len(packed) for _, packed in messages)
         self._done += len(messages)
         if not self._messages:
             self._full.over()
@@ -115,17 +139,26 @@ class Writer:
         self._progress.set()
         self._progress = asyncio.Event()
 
-    def _check_messages(self, replies: list[Any]) -> None:
-        refused = [reply for reply in replies if isinstance(reply, ResponseError)]
+    def _check_written(self, streams: list[str], replies: list[Any]) -> None:
+        refused = {stream: reply for stream, reply in zip(streams, replies, strict=True) if is_error(reply)}
         if refused:
-            self._refused.note(refused[0], dropped=len(refused))
+            self._gaps.update(refused)
+            first = next(iter(refused.values()))
+            if isinstance(first, OutOfMemoryError):
+                self._room.refused()
+            self._refused.note(first, dropped=sum(map(is_error, replies)))
         elif replies:
             self._refused.over()
 
     @staticmethod
     def _failure_of(replies: list[Any]) -> ResponseError | None:
-        return next((reply for reply in replies if isinstance(reply, ResponseError)), None)
+        return next(filter(is_error, replies), None)
 
     def __repr__(self) -> str:
         settlements = sum(map(len, self._settlements.values()))
-        return f"<Writer queued={self._queued - self._done} settling={settlements}>"
+        return f"<Writer queued={self._queued - self._done} settling={settlements} gaps={len(self._gaps)}>"
+
+
+def is_error(reply: object) -> bool:
+    """Whether Redis refused a command."""
+    return isinstance(reply, ResponseError)

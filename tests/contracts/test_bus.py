@@ -18,14 +18,28 @@ from bus.keys import stream_key
 from bus.link import Link, pack
 from bus.memory import MemoryBus
 from bus.redis import RedisBus
-from protocols.errors import UnknownRole
+from protocols.errors import Busy, RedisUnavailable
 from protocols.messages import MAX_INLINE_BYTES
 from protocols.names import partition_of
 from protocols.ports import Bus, Lease, Route
-from tests.bus_kit import Owner, always, backlog, backlog_becomes, eventually, key_on, message, owner, waiting_becomes
+from tests.bus_kit import (
+    Owner,
+    always,
+    backlog,
+    backlog_becomes,
+    eventually,
+    key_on,
+    message,
+    owner,
+    room_becomes,
+    waiting_becomes,
+)
+from tests.faults.proxy import proxy_to
+from tests.redis_kit import BINARIES, stopped_redis
 
 PARTITIONS = 4
 ROUTES = {"writer": Route("writer", PARTITIONS)}
+FEWER = Route("writer", 2, generation=2)
 
 FIRST = Lease("writer", 0, 1)
 SECOND = Lease("writer", 0, 2)
@@ -34,10 +48,11 @@ ON_0 = key_on(0, PARTITIONS)
 
 @dataclass(frozen=True)
 class World:
-    """One store's bus as two processes see it, and a way to put any bytes on a partition."""
+    """One store's bus as two processes see it, the routes that they know, and a way to put any bytes on a partition."""
 
     bus: Bus
     other: Bus
+    routes: dict[str, Route]
     put: Callable[[int, bytes], Awaitable[None]]
 
 
@@ -46,31 +61,33 @@ MakeWorld = Callable[[], AbstractAsyncContextManager[World]]
 
 @asynccontextmanager
 async def in_memory() -> AsyncIterator[World]:
-    bus = MemoryBus(ROUTES.get)
+    routes = dict(ROUTES)
+    bus = MemoryBus(routes.get)
 
     async def put(partition: int, content: bytes) -> None:
-        bus.add("writer", partition, content)
+        bus.add(routes["writer"], partition, content)
 
-    yield World(bus, bus, put)
+    yield World(bus, bus, routes, put)
 
 
 @asynccontextmanager
 async def on_redis(url: str) -> AsyncIterator[World]:
     namespace = uuid4().hex
-    streams = [stream_key(namespace, ROUTES["writer"], partition) for partition in range(PARTITIONS)]
+    routes = dict(ROUTES)
     link = Link(url, timeout_s=5)
 
     async def put(partition: int, content: bytes) -> None:
-        await link.call([pack("XADD", streams[partition], "*", "m", content)])
+        await link.call([pack("XADD", stream_key(namespace, routes["writer"], partition), "*", "m", content)])
 
     try:
         async with (
-            RedisBus.open(url, namespace, ROUTES.get) as bus,
-            RedisBus.open(url, namespace, ROUTES.get) as other,
+            RedisBus.open(url, namespace, routes.get) as bus,
+            RedisBus.open(url, namespace, routes.get) as other,
         ):
-            yield World(bus, other, put)
+            yield World(bus, other, routes, put)
+            for route in (ROUTES["writer"], FEWER):
+                await bus.forget(route)
     finally:
-        await link.call([pack("DEL", *streams, *(f"{stream}:epoch" for stream in streams))])
         await link.close()
 
 
@@ -313,10 +330,79 @@ async def test_a_partition_taken_while_a_read_is_blocked_is_read_at_once(world: 
             await it.has(2)
 
 
-async def test_a_partition_of_an_unknown_role_can_not_be_taken(world: World) -> None:
-    async with owner(world.bus) as it:
-        with pytest.raises(UnknownRole):
-            await it.consumer.take(Lease("nobody", 0, 1))
+# -- generations
+
+IN_FEWER = Lease("writer", 0, 1, partitions=2, generation=2)
+
+
+async def test_a_lease_is_read_in_its_own_generation_and_messages_go_to_the_newest(world: World) -> None:
+    old, new = message(ON_0), message(key_on(0, FEWER.partitions))
+    async with owner(world.bus, FIRST) as it:
+        world.bus.publish([old])
+        await it.has(1)
+        world.routes["writer"] = FEWER
+        world.bus.publish([new])
+        await world.bus.flush()
+        assert await world.bus.backlog("writer") == {0: 1, 1: 0}
+        assert await world.bus.waiting("writer", 0) == {new.id}
+        await it.consumer.take(SECOND)  # of the former generation, still
+        await it.has(2)
+        assert it.ids == [old.id, old.id]
+        await it.consumer.take(IN_FEWER)  # a lower epoch, and another partition with the same number
+        await it.has(3)
+        assert it.deliveries[2].lease == IN_FEWER
+        it.settle(it.deliveries[2])
+        await backlog_becomes(world.bus, 0)
+        assert "partitions=2 in_flight=1" in repr(it.consumer)
+
+
+async def test_a_forgotten_generation_has_neither_messages_nor_epochs(world: World) -> None:
+    world.bus.publish([message(ON_0), message(key_on(1, PARTITIONS))])
+    await world.bus.flush()
+    async with owner(world.bus, SECOND) as it:
+        await it.has(1)
+        await it.consumer.drop(SECOND)
+        world.routes["writer"] = FEWER
+        kept = message(key_on(0, FEWER.partitions))
+        world.bus.publish([kept])
+        await world.bus.flush()
+        await world.bus.forget(ROUTES["writer"])
+        assert await world.bus.waiting("writer", 0) == {kept.id}
+        world.routes["writer"] = ROUTES["writer"]
+        assert await backlog(world.bus) == 0
+        async with owner(world.other, FIRST) as next_:  # an epoch that was over
+            later = message(ON_0)
+            world.bus.publish([later])
+            await next_.has(1)
+            assert next_.ids == [later.id]
+
+
+# -- gaps
+
+
+@pytest.mark.parametrize("trouble", ["full", "away"])
+async def test_in_memory_what_could_not_be_published_is_told_before_what_comes_later(trouble: str) -> None:
+    bus = MemoryBus(ROUTES.get)
+    async with owner(bus, FIRST, settles=always) as it:
+        setattr(bus, trouble, True)
+        bus.publish([message(ON_0)])
+        setattr(bus, trouble, False)
+        later = message(ON_0)
+        bus.publish([later])
+        await it.has(1)
+        assert it.seen == ["gap", later.id]
+        await backlog_becomes(bus, 0)
+
+
+async def test_a_loss_is_told_before_what_comes_later(world: World) -> None:
+    async with owner(world.bus, FIRST, settles=always) as it:
+        world.bus.publish([message(ON_0)])
+        await it.has(1)
+        await world.bus.forget(ROUTES["writer"])
+        later = message(ON_0)
+        world.bus.publish([later])
+        await it.has(2)
+        assert it.seen[-2:] == ["gap", later.id]
 
 
 # -- capacity
@@ -364,7 +450,7 @@ async def test_what_is_held_back_when_a_partition_moves_comes_to_its_next_owner_
 # -- leaving
 
 
-async def test_leaving_under_load_strands_nothing(world: World) -> None:
+async def test_leaving_under_load_strands_nothing(world: World, long: bool) -> None:
     published: list[str] = []
     settled: list[str] = []
 
@@ -377,7 +463,7 @@ async def test_leaving_under_load_strands_nothing(world: World) -> None:
             published.extend(m.id for m in batch)
             await anyio.lowlevel.checkpoint()
 
-    stops = 300
+    stops = 1000 if long else 300
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(load)
         for epoch in range(1, stops + 1):
@@ -449,6 +535,115 @@ async def test_a_consumer_tells_its_counts(world: World) -> None:
         assert "partitions=2 in_flight=2 forgotten=0" in repr(it.consumer)
 
 
+# -- a bus that is away, or full
+
+
+@dataclass(frozen=True)
+class FrailWorld:
+    """A bus, and how it goes away and fills up (True), and comes back and has room again (False)."""
+
+    bus: Bus
+    away: Callable[[bool], Awaitable[None]]
+    full: Callable[[bool], Awaitable[None]]
+
+
+@asynccontextmanager
+async def frail_in_memory() -> AsyncIterator[FrailWorld]:
+    bus = MemoryBus(ROUTES.get)
+
+    async def away(it_is: bool) -> None:
+        bus.away = it_is
+
+    async def full(it_is: bool) -> None:
+        bus.full = it_is
+
+    yield FrailWorld(bus, away, full)
+
+
+@asynccontextmanager
+async def frail_on_redis() -> AsyncIterator[FrailWorld]:
+    with stopped_redis(BINARIES[0]) as server:
+        await server.start()
+        async with proxy_to(server.url) as proxy, RedisBus.open(proxy.url, "test", ROUTES.get) as bus:
+
+            async def away(it_is: bool) -> None:
+                proxy.refuses = it_is
+                await proxy.cut()
+
+            async def full(it_is: bool) -> None:
+                await server.do("CONFIG", "SET", "maxmemory", "1" if it_is else "0")
+
+            yield FrailWorld(bus, away, full)
+
+
+@pytest.fixture(params=[frail_in_memory, frail_on_redis], ids=["memory", "redis"])
+async def frail(request: pytest.FixtureRequest) -> AsyncIterator[FrailWorld]:
+    async with request.param() as world:
+        yield world
+
+
+async def test_a_bus_that_is_away_says_so_until_it_answers_again(frail: FrailWorld) -> None:
+    assert not frail.bus.away
+    async with owner(frail.bus, FIRST) as it:
+        await frail.away(True)
+        frail.bus.publish([message(ON_0)])  # this one is dropped
+        await frail.bus.flush()
+        assert frail.bus.away
+        with pytest.raises(RedisUnavailable):
+            await frail.bus.backlog("writer")
+        with pytest.raises(RedisUnavailable):
+            await frail.bus.waiting("writer", 0)
+        with pytest.raises(RedisUnavailable):
+            await frail.bus.forget(ROUTES["writer"])
+        await frail.away(False)
+        await eventually(lambda: not frail.bus.away)
+        later = message(ON_0)
+        frail.bus.publish([later])
+        await it.has(1)
+        assert it.ids == [later.id]
+        assert not frail.bus.away
+
+
+async def test_a_bus_that_nobody_uses_is_found_to_be_back(frail: FrailWorld) -> None:
+    await frail.away(True)
+    with pytest.raises(RedisUnavailable):
+        await frail.bus.backlog("writer")
+    assert frail.bus.away
+    frail.bus.publish([message(ON_0)])
+    await frail.bus.flush()  # it is dropped: nothing waits to be written
+    await frail.away(False)
+    await eventually(lambda: not frail.bus.away)
+
+
+async def test_senders_to_a_full_bus_are_told_to_wait_while_its_consumers_go_on(frail: FrailWorld) -> None:
+    async with owner(frail.bus, FIRST) as it:
+        frail.bus.publish([message(ON_0), message(ON_0)])
+        await it.has(2)
+        await frail.bus.check_room()
+        await frail.full(True)
+        frail.bus.publish([message(ON_0)])  # this one is dropped
+        await frail.bus.flush()
+        with pytest.raises(Busy) as caught:
+            await frail.bus.check_room()
+        assert 0 < caught.value.retry_after_s <= 1
+        it.settle(*it.deliveries)
+        await backlog_becomes(frail.bus, 0)
+        await frail.full(False)
+        await room_becomes(frail.bus)
+        frail.bus.publish([message(ON_0)])
+        await it.has(3)
+
+
+async def test_senders_to_a_bus_that_is_away_are_not_told_to_wait(frail: FrailWorld) -> None:
+    await frail.full(True)
+    with pytest.raises(Busy):
+        await frail.bus.check_room()
+    await frail.away(True)
+    frail.bus.publish([message(ON_0)])
+    await frail.bus.flush()
+    await frail.bus.check_room()
+
+
 # -- any history
 
 OPERATIONS = st.lists(
@@ -501,3 +696,54 @@ async def test_after_any_history_the_next_owner_gets_what_is_unsettled_in_order(
         async with owner(world.bus, Lease("writer", 0, epoch + 1)) as last:
             await last.has(len(unsettled))
             assert last.ids == unsettled
+
+
+# -- show and watch
+
+
+def shown(number: int) -> bytes:
+    return f"piece {number}".encode()
+
+
+async def test_all_who_watch_a_run_see_what_is_shown_of_it_in_order(world: World) -> None:
+    async with world.bus.watch("r1") as one, world.other.watch("r1") as two, world.bus.watch("r2") as of_another:
+        for number in range(500):
+            world.bus.show("r1", shown(number))
+        world.other.show("r2", b"last")
+        for pieces in (one, two):
+            assert [await anext(pieces) for _ in range(500)] == [shown(number) for number in range(500)]
+        assert await anext(of_another) == b"last"
+
+
+async def test_a_watcher_that_looks_away_for_a_while_misses_nothing(world: World) -> None:
+    async with world.bus.watch("r1") as pieces:
+        with anyio.move_on_after(0.01):
+            await anext(pieces)
+        for number in range(3):
+            world.bus.show("r1", shown(number))
+        assert [await anext(pieces) for _ in range(3)] == [shown(0), shown(1), shown(2)]
+
+
+async def test_what_is_shown_while_the_bus_is_away_is_dropped_and_afterwards_watchers_see_again(
+    frail: FrailWorld,
+) -> None:
+    async with frail.bus.watch("r1") as pieces:
+        await frail.away(True)
+        frail.bus.publish([message(ON_0)])
+        await frail.bus.flush()
+        frail.bus.show("r1", b"dropped")
+        await frail.away(False)
+        await eventually(lambda: not frail.bus.away)
+        with anyio.fail_after(10):
+            while True:
+                frail.bus.show("r1", b"after")
+                with anyio.move_on_after(0.1):
+                    assert await anext(pieces) == b"after"
+                    break
+
+
+async def test_nobody_need_watch(world: World) -> None:
+    for number in range(100):
+        world.bus.show("r1", shown(number))
+    async with world.bus.watch("r1"):
+        pass
