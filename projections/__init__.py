@@ -1,6 +1,6 @@
 """Read models, folded from the event log in Postgres: never the truth, always rebuildable."""
 
-from projections import agents, audit, costs, mailbox, runs, tasks, timers
+from projections import agents, answers, audit, costs, dead_letters, mailbox, runs, tasks, timers
 from projections.base import Projection
 
 # The runtime's working tables: what recovery reads, and waits for. The others are for people.
@@ -10,5 +10,7 @@ ALL: tuple[Projection, ...] = (
     runs.PROJECTION,
     agents.PROJECTION,
     costs.PROJECTION,
+    dead_letters.PROJECTION,
+    answers.PROJECTION,
     audit.PROJECTION,
 )

@@ -10,10 +10,10 @@ from decimal import Decimal
 from asyncpg import Connection
 from msgspec import Struct
 
-from projections.base import Database, Fact, Page, Projection, Table, add_amount
+from projections.base import Database, Fact, Page, Projection, Table, add_usage
 from protocols import events
 from protocols.events import Event
-from protocols.names import role_of
+from protocols.names import RESERVED_ROLES, role_of
 
 DDL = """
 create table agents (
@@ -28,7 +28,7 @@ create table agents (
     input_tokens  bigint not null,               -- with those read from or written to a cache
     output_tokens bigint not null,               -- with those of reasoning
     cost          jsonb not null,                -- exact amounts by currency: {"USD": "0.0123"}
-    unpriced      bigint not null,               -- model calls whose cost is not known: not in `cost`
+    unpriced      bigint not null,               -- attempts at models whose cost is not known: not in `cost`
     first_seen    timestamptz not null,
     last_seen     timestamptz not null,
     last_process  text                           -- that started or resumed a task of it
@@ -57,7 +57,7 @@ class AgentRow(Struct, gc=False):
 
 
 class Agent(AgentRow, frozen=True):  # type: ignore[misc]  # a Struct may freeze its base's fields
-    """An agent as the queries give it. `cost` is exact; `unpriced` model calls are not in it."""
+    """An agent as the queries give it. `cost` is exact; what `unpriced` attempts at models cost is not in it."""
 
     @property
     def at_work(self) -> int:
@@ -85,6 +85,8 @@ def fold(page: Page, rows: dict[str, AgentRow]) -> None:
     """Add a page to the rows of its agents; `rows` has the known ones."""
     for fact in page:
         event = fact.event
+        if role_of(event.stream) in RESERVED_ROLES:
+            continue  # bytes that are no message; a task that was canceled before an actor took it
         agent = agent_of(event)
         row = rows.get(agent)
         if row is None:
@@ -95,6 +97,8 @@ def fold(page: Page, rows: dict[str, AgentRow]) -> None:
 
 
 def _count(row: AgentRow, fact: Fact) -> None:
+    if fact.event.type in events.ENDS_TASK and fact.event.meta.state is None:
+        return  # the task was never begun
     match fact.event.type:
         case events.TaskStarted.TYPE:
             row.tasks += 1
@@ -103,33 +107,26 @@ def _count(row: AgentRow, fact: Fact) -> None:
             row.last_process = fact.body.process
         case events.TaskCompleted.TYPE:
             row.completed += 1
-        case events.TaskFailed.TYPE:
+        case events.TaskFailed.TYPE | events.MessageDeadLettered.TYPE:
             row.failed += 1
         case events.TaskCanceled.TYPE:
             row.canceled += 1
         case events.TaskHandedOff.TYPE:
             row.handed_off += 1
         case events.ModelCompleted.TYPE:
-            _add_call(row, fact.body)
-
-
-def _add_call(row: AgentRow, body: events.ModelCompleted) -> None:
-    usage = body.usage
-    row.model_calls += 1
-    row.input_tokens += usage.input + usage.cached_input + usage.cache_write
-    row.output_tokens += usage.output + usage.reasoning
-    if body.cost is None:
-        row.unpriced += 1
-    else:
-        row.cost = add_amount(row.cost, body.cost.currency, body.cost.amount)
+            row.model_calls += 1
+            add_usage(row, fact.body)
+        case events.ModelFailed.TYPE:
+            add_usage(row, fact.body)
 
 
 PROJECTION = Projection(
     name="agents",
-    version=1,
+    version=3,
     tables=("agents",),
     ddl=DDL,
-    handles=events.ENDS_TASK | {events.TaskStarted.TYPE, events.TaskResumed.TYPE, events.ModelCompleted.TYPE},
+    handles=events.ENDS_TASK
+    | {events.TaskStarted.TYPE, events.TaskResumed.TYPE, events.ModelCompleted.TYPE, events.ModelFailed.TYPE},
     apply=apply,
 )
 

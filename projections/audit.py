@@ -1,8 +1,8 @@
 """The audit trail: one row for each notable event, in words, without any contents.
 
-It says who did what and when: runs, tasks, calls of tools and models, questions, waits and decisions, cancels, role
-states, dead letters. Details are ids, names, sizes and error types; prompts, arguments, results and error messages
-stay in the log. Rows are only ever added.
+It says who did what and when: runs, tasks, retries, calls of tools and models, questions, waits and decisions, cancels,
+role states, dead letters and what became of them. Details are ids, names, sizes and error types; prompts, arguments,
+results and error messages stay in the log. Rows are only ever added.
 """
 
 from collections.abc import Callable
@@ -87,6 +87,11 @@ def _task_resumed(fact: Fact) -> str:
     return f"attempt {body.attempt} by {body.process}: {body.reason}"
 
 
+def _retry_scheduled(fact: Fact) -> str:
+    body: events.TaskRetryScheduled = fact.body
+    return f"{body.error.type}: again at {body.due_at.isoformat(timespec='seconds')}"
+
+
 def _task_completed(fact: Fact) -> str:
     sent = len(fact.sends)
     return f"{sent} message{'s' * (sent > 1)} sent" if sent else ""
@@ -109,7 +114,14 @@ def _tool_requested(fact: Fact) -> str:
 
 def _tool_completed(fact: Fact) -> str:
     body: events.ToolCompleted = fact.body
+    if body.resolved_by:
+        return f"{body.tool}: it happened, says {body.resolved_by}, with {_size(body.result)}"
     return f"{body.tool}: result of {_size(body.result)} in {body.duration_ms} ms"
+
+
+def _outcome_unknown(fact: Fact) -> str:
+    body: events.ToolOutcomeUnknown = fact.body
+    return f"{body.tool}: step {body.step}"
 
 
 def _tool_failed(fact: Fact) -> str:
@@ -134,6 +146,51 @@ def _model_failed(fact: Fact) -> str:
     return f"{body.model}: {body.error.type} after {body.duration_ms} ms, attempt {body.attempt}"
 
 
+def _model_refused(fact: Fact) -> str:
+    body: events.ModelRefused = fact.body
+    return f"step {body.step}: {body.error.type}"
+
+
+def _approval_requested(fact: Fact) -> str:
+    body: events.ApprovalRequested = fact.body
+    return f"step {body.step}: {body.subject} {body.tool}".rstrip() + f" {body.digest[:12]}"
+
+
+def _approval_decided(fact: Fact) -> str:
+    body: events.ApprovalDecided = fact.body
+    return f"step {body.step}: {'approved' if body.approved else 'denied'} by {body.by}, {body.digest[:12]}"
+
+
+def _value_checked(fact: Fact) -> str:
+    body: events.ValueChecked = fact.body
+    return f"{body.name}: {'accepted' if body.accepted else 'refused'}, {body.rule}"
+
+
+def _budget_set(fact: Fact) -> str:
+    body: events.BudgetSet = fact.body
+    return f"limit {body.limit.amount} {body.limit.currency}, beyond it {body.over}, by {body.by}"
+
+
+def _budget_topped_up(fact: Fact) -> str:
+    body: events.BudgetToppedUp = fact.body
+    return f"{body.amount.amount} {body.amount.currency} more for {body.target}, by {body.by}"
+
+
+def _budget_warned(fact: Fact) -> str:
+    body: events.BudgetWarned = fact.body
+    return f"{body.target}, {body.window}: {body.committed.amount} of {body.limit.amount} {body.limit.currency}"
+
+
+def _budget_released(fact: Fact) -> str:
+    body: events.BudgetReleased = fact.body
+    return f"{body.attempt}: {body.amount.amount} {body.amount.currency}, by {body.by}"
+
+
+def _budget_removed(fact: Fact) -> str:
+    body: events.BudgetRemoved = fact.body
+    return f"by {body.by}"
+
+
 def _question_asked(fact: Fact) -> str:
     body: events.QuestionAsked = fact.body
     return f"{body.to}, task {body.task}"
@@ -156,8 +213,18 @@ def _state_changed(fact: Fact) -> str:
 
 def _dead_lettered(fact: Fact) -> str:
     body: events.MessageDeadLettered = fact.body
-    what = fact.event.meta.handles or f"{len(body.entry or b'')} bytes that are no message"
+    what = body.message or fact.event.meta.handles or f"{len(body.entry or b'')} bytes that are no message"
     return f"{what}, to {body.to}, after {body.attempts} attempts"
+
+
+def _edited(fact: Fact) -> str:
+    body: events.DeadLetterEdited = fact.body
+    return f"{body.letter}, by {body.by}"
+
+
+def _redriven(fact: Fact) -> str:
+    body: events.DeadLetterRedriven = fact.body
+    return f"{body.letter}, by {body.by}" + "".join(f", as task {message.task}" for message in fact.sends)
 
 
 def _nothing(_fact: Fact) -> str:
@@ -174,24 +241,38 @@ DETAILS: Final[dict[str, Callable[[Fact], str | None]]] = {
     events.RunStarted.TYPE: _run_started,
     events.TaskStarted.TYPE: _task_started,
     events.TaskResumed.TYPE: _task_resumed,
+    events.TaskRetryScheduled.TYPE: _retry_scheduled,
     events.TaskCompleted.TYPE: _task_completed,
     events.TaskFailed.TYPE: _task_failed,
+    events.TaskCancelRequested.TYPE: _nothing,
     events.TaskCanceled.TYPE: _nothing,
     events.TaskHandedOff.TYPE: _handed_off,
     events.ToolRequested.TYPE: _tool_requested,
     events.ToolCompleted.TYPE: _tool_completed,
+    events.ToolOutcomeUnknown.TYPE: _outcome_unknown,
     events.ToolFailed.TYPE: _tool_failed,
     events.ModelRequested.TYPE: _model_requested,
     events.ModelCompleted.TYPE: _model_completed,
     events.ModelFailed.TYPE: _model_failed,
+    events.ModelRefused.TYPE: _model_refused,
+    events.ApprovalRequested.TYPE: _approval_requested,
+    events.ApprovalDecided.TYPE: _approval_decided,
+    events.ValueChecked.TYPE: _value_checked,
+    events.BudgetSet.TYPE: _budget_set,
+    events.BudgetToppedUp.TYPE: _budget_topped_up,
+    events.BudgetWarned.TYPE: _budget_warned,
+    events.BudgetReleased.TYPE: _budget_released,
+    events.BudgetRemoved.TYPE: _budget_removed,
     events.QuestionAsked.TYPE: _question_asked,
     events.WaitStarted.TYPE: _wait_started,
     events.MessageReceived.TYPE: _message_received,
     events.StateChanged.TYPE: _state_changed,
     events.MessageDeadLettered.TYPE: _dead_lettered,
+    events.DeadLetterEdited.TYPE: _edited,
+    events.DeadLetterRedriven.TYPE: _redriven,
 }
 
-PROJECTION = Projection(name="audit", version=1, tables=("audit",), ddl=DDL, handles=frozenset(DETAILS), apply=apply)
+PROJECTION = Projection(name="audit", version=3, tables=("audit",), ddl=DDL, handles=frozenset(DETAILS), apply=apply)
 
 
 # -- queries -----------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ pages makes no difference to the tables.
 # ruff: noqa: S608  # the names in statements are those of this package's tables and columns
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
-from typing import Any, Final, Generic, TypeVar
+from decimal import Decimal
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 from asyncpg import Connection, Pool
@@ -17,17 +17,15 @@ from msgspec import Struct
 
 from protocols.codec import body_of, sent_messages
 from protocols.errors import UnknownEventType
-from protocols.events import BODIES, Event
+from protocols.events import BODIES, Event, ModelCompleted, ModelFailed
 from protocols.messages import Message, encode_json
+from protocols.money import add_amount
 
 Row = TypeVar("Row", bound=Struct)
 View = TypeVar("View", bound=Struct)
 Database = Connection | Pool  # what a query runs on
 
 MAX_TEXT: Final = 1000  # characters of a text from outside, such as an error's message, that a row keeps
-
-# Sums of money: a sum that a hundred digits can't hold is an error, and is never rounded.
-EXACT: Final = Context(prec=100, traps=[Inexact, InvalidOperation, Overflow])
 
 _EMPTY: Final[dict[type, str]] = {dict: "{}", tuple: "[]"}  # what most rows have in their jsonb columns
 
@@ -148,6 +146,21 @@ def clean(text: str) -> str:
     return text[:MAX_TEXT].replace("\0", "")
 
 
-def add_amount(amounts: dict[str, Decimal], currency: str, amount: Decimal) -> dict[str, Decimal]:
-    """Amounts by currency with one more, as a new dict; raises decimal.Inexact rather than round."""
-    return {**amounts, currency: EXACT.add(amounts.get(currency, Decimal()), amount)}
+class Spender(Protocol):
+    """A row that adds up what models used and cost."""
+
+    input_tokens: int  # with those read from or written to a cache
+    output_tokens: int  # with those of reasoning
+    cost: dict[str, Decimal]
+    unpriced: int
+
+
+def add_usage(row: Spender, body: ModelCompleted | ModelFailed) -> None:
+    """Add what an attempt used and cost, however it ended."""
+    usage = body.usage
+    row.input_tokens += usage.input + usage.cached_input + usage.cache_write
+    row.output_tokens += usage.output + usage.reasoning
+    if body.cost is not None:
+        row.cost = add_amount(row.cost, body.cost.currency, body.cost.amount)
+    elif isinstance(body, ModelFailed) or not body.cached:
+        row.unpriced += 1

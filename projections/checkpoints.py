@@ -8,11 +8,11 @@ and was replaced changes nothing any more; and the time is the database's own.
 from collections.abc import Sequence
 from typing import Final
 
-from asyncpg import Connection, Pool, UndefinedTableError
+from asyncpg import Connection, Pool, UndefinedColumnError, UndefinedTableError
 from msgspec import Struct
 
 from projections.base import Database, Projection
-from protocols.errors import SchemaTooNew
+from protocols.errors import CallboardError, SchemaTooNew
 
 DDL: Final = """
 create table if not exists projections (
@@ -27,11 +27,18 @@ create table if not exists projection_lease (
     expires_at timestamptz            -- after that, anybody may take it
 );
 insert into projection_lease (epoch) values (0) on conflict do nothing;
+select from projection_lease for update;  -- first the lease, then the projections: everybody locks in this order
+alter table projections add column if not exists error text;  -- why it is stopped; null: it is not
 """
 LOCK: Final = 0x70726F6A65637421  # "project!": processes that start at once make the tables one after the other
 _BEGIN: Final = """
 insert into projections (name, version, position) values ($1, $2, 0)
-on conflict (name) do update set version = excluded.version, position = 0
+on conflict (name) do update set version = excluded.version, position = 0, error = null
+"""
+_NONE_STOPPED: Final = "update projections set error = null where error is not null"
+# As this Callboard makes it: with the column that was added last.
+_HAS_TABLE: Final = """
+select exists (select from pg_attribute where attrelid = to_regclass('projections') and attname = 'error')
 """
 
 
@@ -40,10 +47,18 @@ class Fenced(Exception):
 
 
 class Tenure(Struct):
-    """The time of one owner of the lease: its epoch, and how far its projections have come."""
+    """The time of one owner of the lease: its epoch, how far its projections have come, and which are stopped: they
+    met an event that they can't take, and are left alone until the next owner tries again.
+    """
 
     epoch: int
     positions: dict[str, int]
+    stopped: dict[str, CallboardError] = {}
+
+    @property
+    def going(self) -> dict[str, int]:
+        """How far those have come that are not stopped."""
+        return {name: position for name, position in self.positions.items() if name not in self.stopped}
 
 
 async def prepare(pool: Pool, projections: Sequence[Projection]) -> None:
@@ -64,7 +79,7 @@ async def prepare(pool: Pool, projections: Sequence[Projection]) -> None:
 
 async def _known(database: Database, projections: Sequence[Projection]) -> dict[str, int]:
     """The versions in the database; raises SchemaTooNew where one is newer than here."""
-    if await database.fetchval("select to_regclass('projections')") is None:
+    if not await database.fetchval(_HAS_TABLE):
         return {}
     versions: dict[str, int] = dict(await database.fetch("select name, version from projections"))
     for projection in projections:
@@ -83,12 +98,13 @@ async def reset(connection: Connection, projections: Sequence[Projection]) -> No
     for projection in projections:
         await connection.execute(f"truncate {', '.join(projection.tables)}")
     names = [projection.name for projection in projections]
-    await connection.execute("update projections set position = 0 where name = any($1)", names)
+    await connection.execute("update projections set position = 0, error = null where name = any($1)", names)
 
 
 async def reset_lease(connection: Connection) -> None:
-    """Take the lease from whoever has it."""
+    """Take the lease from whoever has it; whoever gets it next tries those again that are stopped."""
     await connection.execute("update projection_lease set epoch = epoch + 1, owner = null, expires_at = null")
+    await connection.execute(_NONE_STOPPED)
 
 
 async def reached(database: Database, projections: Sequence[Projection], position: int) -> bool:
@@ -122,6 +138,7 @@ async def take(pool: Pool, projections: Sequence[Projection], process: str, leas
         if epoch is None:
             return None
         await _known(connection, projections)
+        await connection.execute(_NONE_STOPPED)
         positions = dict(await connection.fetch("select name, position from projections"))
         return Tenure(epoch, {projection.name: positions[projection.name] for projection in projections})
 
@@ -150,7 +167,25 @@ async def renew(database: Database, tenure: Tenure, lease_s: float) -> None:
 async def move(connection: Connection, projections: Sequence[Projection], position: int) -> None:
     """Move checkpoints, as the last thing in a page's transaction."""
     names = [projection.name for projection in projections]
-    await connection.execute("update projections set position = $2 where name = any($1)", names, position)
+    await connection.execute("update projections set position = $2, error = null where name = any($1)", names, position)
+
+
+async def stop(connection: Connection, names: Sequence[str], error: str) -> None:
+    """Record why some projections are stopped."""
+    await connection.execute("update projections set error = $2 where name = any($1)", names, error)
+
+
+async def stopped(database: Database, projections: Sequence[Projection]) -> dict[str, str]:
+    """Which of these projections are stopped, and why; before `prepare`, none."""
+    names = [projection.name for projection in projections]
+    try:
+        return dict(
+            await database.fetch(
+                "select name, error from projections where name = any($1) and error is not null order by name", names
+            )
+        )
+    except (UndefinedTableError, UndefinedColumnError):
+        return {}
 
 
 async def release(pool: Pool, tenure: Tenure) -> None:

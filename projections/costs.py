@@ -1,7 +1,9 @@
-"""Costs: model calls, tokens and exact amounts of money, by day, run, agent, model and price table.
+"""Costs: calls of models, attempts, tokens and exact amounts of money, by run, agent, tenant, day, model and outcome.
 
-A call without a known price adds to `unpriced` and nothing to the amount: unknown is never zero. What a stand-in
-answered instead of a real model is kept apart by `stand_in`.
+A *call* is one step, however many attempts it takes: two failures and a success are one call and three attempts. It is
+counted with its first attempt, or with the answer that was used again. What an attempt used and cost counts however it
+ended. One without a known price, or whose end nobody knows, adds to `unpriced` and nothing to the amount: unknown is
+never zero. What a stand-in answered instead of a real model is kept apart by `stand_in`.
 """
 
 from collections.abc import Sequence
@@ -13,8 +15,9 @@ from asyncpg import Connection
 from msgspec import Struct
 
 from projections.agents import agent_of
-from projections.base import EXACT, Database, Fact, Page, Projection, Table, clean
+from projections.base import Database, Fact, Page, Projection, Table, clean
 from protocols import events
+from protocols.money import EXACT
 from protocols.names import role_of
 
 DDL = """
@@ -23,43 +26,53 @@ create table costs (
     day          date not null,              -- UTC
     role         text collate "C" not null,
     agent        text collate "C" not null,  -- as in the table `agents`
-    model        text collate "C" not null,
-    currency     text collate "C" not null,  -- '' in rows of unpriced and failed calls
+    tenant       text collate "C" not null,  -- '': nobody's
+    model        text collate "C" not null,  -- as it was requested
+    outcome      text collate "C" not null,  -- ok, cached, refused (nothing was sent), or the kind of a failure
+    currency     text collate "C" not null,  -- '' where the cost is not known
     price        text collate "C" not null,  -- the price table that the amount was made with; '' there too
     stand_in     boolean not null,
-    calls        bigint not null,            -- that gave an answer
-    failed       bigint not null,            -- attempts that gave none
-    unpriced     bigint not null,            -- of `calls`, those whose cost is not known
-    estimated    bigint not null,            -- of `calls`, those whose tokens the provider did not report
+    count        bigint not null,            -- events: attempts, answers from the cache, refusals
+    calls        bigint not null,            -- that began with one of these
+    unpriced     bigint not null,            -- of `count`, those whose cost is not known
+    estimated    bigint not null,            -- of `count`, those whose tokens the provider did not report
+    duration_ms  bigint not null,
     input        bigint not null,            -- tokens, in disjoint buckets
     cached_input bigint not null,
     cache_write  bigint not null,
     output       bigint not null,
     reasoning    bigint not null,
     amount       numeric not null,
-    primary key (run, day, role, agent, model, currency, price, stand_in)
+    primary key (run, day, role, agent, tenant, model, outcome, currency, price, stand_in)
 );
 """
 
-Dimension = Literal["role", "agent", "model", "run", "day"]
+OK, CACHED, REFUSED = "ok", "cached", "refused"
+
+Dimension = Literal["role", "agent", "model", "run", "day", "tenant", "outcome"]
 DIMENSIONS: Final[tuple[Dimension, ...]] = get_args(Dimension)
+
+Told = events.ModelCompleted | events.ModelFailed | events.ModelRefused
 
 
 class CostRow(Struct, gc=False):
-    """A row, as the fold adds it up; the first eight fields are its key."""
+    """A row, as the fold adds it up; the first ten fields are its key."""
 
     run: str
     day: date
     role: str
     agent: str
+    tenant: str
     model: str
+    outcome: str
     currency: str
     price: str
     stand_in: bool
+    count: int = 0
     calls: int = 0
-    failed: int = 0
     unpriced: int = 0
     estimated: int = 0
+    duration_ms: int = 0
     input: int = 0
     cached_input: int = 0
     cache_write: int = 0
@@ -71,15 +84,21 @@ class CostRow(Struct, gc=False):
 class Costs(Struct, frozen=True, kw_only=True):
     """A group of calls. `by` are its values of the dimensions asked for (a day as YYYY-MM-DD).
 
-    `amounts` is exact, by currency; `unpriced` calls are not in it.
+    `amounts` is exact, by currency; what `unpriced` and `unknown` attempts cost is not in it.
     """
 
     by: tuple[str, ...]
-    calls: int
-    failed: int
-    unpriced: int
-    estimated: int
-    stand_ins: int  # of `calls`, those that a stand-in answered
+    calls: int  # however many attempts each took; refused ones are not among them
+    answered: int  # of `calls`
+    attempts: int
+    failed: int  # of `attempts`
+    cached: int  # of `calls`, those that an earlier answer was used for
+    refused: int  # calls that were not made
+    unpriced: int  # of `attempts`, those with an answer whose price is not known
+    unknown: int  # of `attempts`, failed ones of which nobody knows what they cost
+    estimated: int  # of `attempts`, those whose tokens the provider did not report
+    stand_ins: int  # of `attempts`, those that a stand-in answered
+    duration_ms: int  # of the attempts that gave an answer, together
     input: int
     cached_input: int
     cache_write: int
@@ -87,13 +106,34 @@ class Costs(Struct, frozen=True, kw_only=True):
     reasoning: int
     amounts: dict[str, Decimal]
 
+    @property
+    def tokens_in(self) -> int:
+        """Tokens of prompts, with those read from a cache or written to it."""
+        return self.input + self.cached_input + self.cache_write
+
+    @property
+    def tokens_out(self) -> int:
+        """Tokens of answers, with those of reasoning."""
+        return self.output + self.reasoning
+
+    @property
+    def success(self) -> float | None:
+        """The share of calls that ended with an answer; None without calls."""
+        return min(1.0, self.answered / self.calls) if self.calls else None
+
+    @property
+    def latency_ms(self) -> float | None:
+        """How long an attempt that gave an answer took, on average; None without any."""
+        answers = self.attempts - self.failed
+        return self.duration_ms / answers if answers else None
+
 
 COSTS = Table("costs", CostRow)
-_KEY: Final = CostRow.__struct_fields__[:8]
-_SUMMED: Final = CostRow.__struct_fields__[8:]
+KEY: Final = CostRow.__struct_fields__[:10]
+_SUMMED: Final = CostRow.__struct_fields__[10:]
 _ADD: Final = (
     COSTS.insertion.replace("into costs", "into costs as c")
-    + f" on conflict ({', '.join(_KEY)}) do update set "
+    + f" on conflict ({', '.join(KEY)}) do update set "
     + ", ".join(f"{column} = c.{column} + excluded.{column}" for column in _SUMMED)
 )
 
@@ -107,7 +147,7 @@ def fold(page: Page) -> list[CostRow]:
     """What a page adds, a row for each key."""
     rows: dict[tuple[Any, ...], CostRow] = {}
     for fact in page:
-        key = _key(fact)
+        key = key_of(fact)
         row = rows.get(key)
         if row is None:
             row = rows[key] = CostRow(*key)
@@ -115,46 +155,59 @@ def fold(page: Page) -> list[CostRow]:
     return list(rows.values())
 
 
-def _key(fact: Fact) -> tuple[Any, ...]:
-    """The values of `_KEY`."""
+def key_of(fact: Fact) -> tuple[Any, ...]:
+    """What an event is counted under: the values of the table's key, in order."""
     event, body = fact.event, fact.body
-    cost: events.Cost | None = getattr(body, "cost", None)  # a failed attempt has none
+    cost: events.Cost | None = getattr(body, "cost", None)
     return (
         event.meta.run,
         event.recorded_at.date(),
         role_of(event.stream),
         agent_of(event),
-        clean(body.model),
+        clean(event.meta.tenant or ""),
+        clean(getattr(body, "deployment", "") or getattr(body, "model", "")),
+        clean(_outcome(body)),
         cost.currency if cost else "",
         cost.price if cost else "",
         getattr(body, "stand_in", False),
     )
 
 
-def _add(row: CostRow, body: events.ModelCompleted | events.ModelFailed) -> None:
-    if isinstance(body, events.ModelFailed):
-        row.failed += 1
+def _outcome(body: Told) -> str:
+    match body:
+        case events.ModelCompleted():
+            return CACHED if body.cached else OK
+        case events.ModelFailed():
+            return body.kind
+        case _:
+            return REFUSED
+
+
+def _add(row: CostRow, body: Told) -> None:
+    row.count += 1
+    if isinstance(body, events.ModelRefused):
         return
     usage = body.usage
-    row.calls += 1
+    row.calls += body.attempt <= 1  # an answer from the cache is attempt 0
     row.estimated += usage.estimated
     row.input += usage.input
     row.cached_input += usage.cached_input
     row.cache_write += usage.cache_write
     row.output += usage.output
     row.reasoning += usage.reasoning
+    row.duration_ms += body.duration_ms
     if body.cost is None:
-        row.unpriced += 1
+        row.unpriced += row.outcome != CACHED
     else:
         row.amount = EXACT.add(row.amount, body.cost.amount)
 
 
 PROJECTION = Projection(
     name="costs",
-    version=1,
+    version=2,
     tables=("costs",),
     ddl=DDL,
-    handles=frozenset({events.ModelCompleted.TYPE, events.ModelFailed.TYPE}),
+    handles=frozenset({events.ModelCompleted.TYPE, events.ModelFailed.TYPE, events.ModelRefused.TYPE}),
     apply=apply,
 )
 
@@ -162,11 +215,30 @@ PROJECTION = Projection(
 # -- queries -----------------------------------------------------------------------------------------------
 
 
+_ATTEMPT: Final = f"outcome not in ('{CACHED}', '{REFUSED}')"
+_FAILED: Final = f"outcome not in ('{OK}', '{CACHED}', '{REFUSED}')"
+_SUMS: Final = {
+    "calls": "sum(calls)",
+    "answered": f"sum(count) filter (where outcome in ('{OK}', '{CACHED}'))",
+    "attempts": f"sum(count) filter (where {_ATTEMPT})",
+    "failed": f"sum(count) filter (where {_FAILED})",
+    "cached": f"sum(count) filter (where outcome = '{CACHED}')",
+    "refused": f"sum(count) filter (where outcome = '{REFUSED}')",
+    "unpriced": f"sum(unpriced) filter (where outcome = '{OK}')",
+    "unknown": f"sum(unpriced) filter (where {_FAILED})",
+    "estimated": "sum(estimated)",
+    "stand_ins": f"sum(count) filter (where stand_in and outcome = '{OK}')",
+    "duration_ms": f"sum(duration_ms) filter (where outcome = '{OK}')",
+    **{bucket: f"sum({bucket})" for bucket in ("input", "cached_input", "cache_write", "output", "reasoning")},
+}
+
+
 async def costs(
     database: Database,
     by: Sequence[Dimension] = (),
     *,
     run: str | None = None,
+    agent: str | None = None,
     since: date | None = None,
     until: date | None = None,
 ) -> list[Costs]:
@@ -177,19 +249,17 @@ async def costs(
     if unknown := [dimension for dimension in by if dimension not in DIMENSIONS]:
         raise ValueError(f"unknown dimensions {unknown}: give some of {', '.join(DIMENSIONS)}")
     group = ", ".join(f"{dimension}::text" for dimension in by)
+    sums = ", ".join(f"coalesce({sum_}, 0)::bigint as {name}" for name, sum_ in _SUMS.items())
     records = await database.fetch(
         f"""
-        select array[{group}]::text[] as by, currency, sum(calls)::bigint as calls, sum(failed)::bigint as failed,
-            sum(unpriced)::bigint as unpriced, sum(estimated)::bigint as estimated,
-            coalesce(sum(calls) filter (where stand_in), 0)::bigint as stand_ins,
-            sum(input)::bigint as input, sum(cached_input)::bigint as cached_input,
-            sum(cache_write)::bigint as cache_write, sum(output)::bigint as output,
-            sum(reasoning)::bigint as reasoning, sum(amount) as amount
+        select array[{group}]::text[] as by, currency, {sums}, sum(amount) as amount
         from costs
-        where ($1::text is null or run = $1) and ($2::date is null or day >= $2) and ($3::date is null or day <= $3)
+        where ($1::text is null or run = $1) and ($2::text is null or agent = $2)
+            and ($3::date is null or day >= $3) and ($4::date is null or day <= $4)
         group by 1, 2 order by 1, 2
         """,  # noqa: S608  # the dimensions are checked above
         run,
+        agent,
         since,
         until,
     )
@@ -201,9 +271,8 @@ async def costs(
 
 def _group(by: tuple[str, ...], rows: list[dict[str, Any]]) -> Costs:
     """One group, from its rows for each currency."""
-    counted = [name for name in Costs.__struct_fields__ if name not in ("by", "amounts")]
     return Costs(
         by=by,
         amounts={row["currency"]: row["amount"] for row in rows if row["currency"]},
-        **{name: sum(row[name] for row in rows) for name in counted},
+        **{name: sum(row[name] for row in rows) for name in _SUMS},
     )

@@ -9,13 +9,17 @@ from protocols.ports import EventStore
 
 
 class ProjectionLag(Struct, frozen=True):
-    """How far one projection is behind: in events, and in seconds since the oldest of them was recorded."""
+    """How far one projection is behind: in events, and in seconds since the oldest of them was recorded.
+
+    `error`: it is stopped, as it can't take the next event; a rebuild, or the next owner of the lease, tries again.
+    """
 
     name: str
     version: int
     position: int
     events: int
     seconds: float
+    error: str | None = None
 
 
 class Lag(Struct, frozen=True):
@@ -31,7 +35,7 @@ class Lag(Struct, frozen=True):
 async def lag(pool: Pool, store: EventStore) -> Lag:
     """The lag of all projections, by name; `Runner.prepare` must have been called once."""
     head = await store.head()
-    records = await pool.fetch("select name, version, position from projections order by name")
+    records = await pool.fetch("select name, version, position, error from projections order by name")
     owner, epoch, expires_in_s, now = await pool.fetchrow(
         """
         select owner, epoch, extract(epoch from expires_at - clock_timestamp())::double precision, clock_timestamp()
@@ -42,8 +46,8 @@ async def lag(pool: Pool, store: EventStore) -> Lag:
     return Lag(
         head=head,
         projections=tuple(
-            ProjectionLag(name, version, position, max(0, head - position), ages[position])
-            for name, version, position in records
+            ProjectionLag(name, version, position, max(0, head - position), ages[position], error)
+            for name, version, position, error in records
         ),
         holder=owner,
         epoch=epoch,

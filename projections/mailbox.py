@@ -1,11 +1,11 @@
-"""The mailbox: messages that were sent and that nobody has handled yet, and those that nobody can handle.
+"""The mailbox: messages that were sent and that nobody has handled yet.
 
     a send (an entry of `meta.sends`) without `due_at`    opens a message
     an event whose `meta.handles` is its id               closes it
-    message.dead_lettered                                 closes it too, and keeps it as a dead letter
 
 A message that is opened and closed within one page never touches the table, so that in steady state the table holds
-what waits, and little else. Messages with `due_at` are in `projections.timers`.
+what waits, and little else. Messages with `due_at` are in `projections.timers`; those that nobody can handle, in
+`projections.dead_letters`.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from datetime import datetime
 from asyncpg import Connection
 from msgspec import Struct
 
-from projections.base import Database, Page, Projection, Table, clean
-from protocols.events import Event, MessageDeadLettered
+from projections.base import Database, Page, Projection, Table
+from protocols.events import Event
 from protocols.messages import Kind, Message, Priority
 from protocols.names import key_hash
 
@@ -36,23 +36,9 @@ create table mailbox (
     opened_at timestamptz not null
 );
 create index mailbox_by_role on mailbox (role, position, place);
-
--- one row a message that can't be handled; of bytes that are no message (id: stream@version of the event that says
--- so), and of messages with a due time, only the role, the reason and the time may be known
-create table dead_letters (
-    id        text collate "C" primary key,
-    role      text collate "C" not null,
-    key       text collate "C",
-    kind      text,
-    run       text collate "C",
-    task      text collate "C",
-    sender    text collate "C",
-    position  bigint not null,  -- of the event that says so
-    opened_at timestamptz,
-    reason    text not null,
-    attempts  integer not null,
-    died_at   timestamptz not null
-);
+-- actors that are not made for one task take their messages in order; of the others there are many more
+create index mailbox_ordered_to on mailbox (role, key, position, place) where key <> task;
+create index mailbox_ordered_from on mailbox (sender) where key <> task;
 """
 
 
@@ -73,60 +59,39 @@ class OpenMessage(Struct, frozen=True, gc=False):
     opened_at: datetime
 
 
-class DeadLetter(Struct, frozen=True, gc=False):
-    """A message that can't be handled, or bytes that are no message; None where it is not known."""
+class Backlog(Struct, frozen=True):
+    """Open messages: how many, and when the oldest was sent."""
 
-    id: str
-    role: str
-    key: str | None
-    kind: Kind | None
-    run: str | None
-    task: str | None
-    sender: str | None
-    position: int
-    opened_at: datetime | None
-    reason: str
-    attempts: int
-    died_at: datetime
+    count: int
+    oldest_at: datetime
 
 
 class Changes(Struct):
-    """What a page does to the tables."""
+    """What a page does to the table."""
 
     opened: dict[str, OpenMessage]
     closed: list[str]
-    dead: list[DeadLetter]
 
 
 OPEN = Table("mailbox", OpenMessage)
-DEAD = Table("dead_letters", DeadLetter)
 
 
 async def apply(connection: Connection, page: Page) -> None:
-    """Fold a page into the tables."""
-    dead = [fact.event.meta.handles for fact in page if fact.event.type == MessageDeadLettered.TYPE]
-    known = await OPEN.load(connection, [message for message in dead if message])
-    changes = fold(page, known)
+    """Fold a page into the table."""
+    changes = fold(page)
     await OPEN.delete(connection, changes.closed)
     await OPEN.insert(connection, changes.opened.values())
-    await DEAD.save(connection, changes.dead)
 
 
-def fold(page: Page, known: dict[str, OpenMessage]) -> Changes:
-    """What a page opens and closes. `known`: the open messages from before that the page makes dead letters."""
-    changes = Changes({}, [], [])
+def fold(page: Page) -> Changes:
+    """What a page opens and closes."""
+    changes = Changes({}, [])
     opened = changes.opened
     for fact in page:
         event = fact.event
         handled = event.meta.handles
-        message = None
-        if handled is not None:
-            message = opened.pop(handled, None)
-            if message is None:
-                changes.closed.append(handled)
-                message = known.get(handled)
-        if event.type == MessageDeadLettered.TYPE:
-            changes.dead.append(_dead(event, fact.body, message))
+        if handled is not None and opened.pop(handled, None) is None:
+            changes.closed.append(handled)
         for place, sent in enumerate(fact.sends):
             if sent.due_at is None:
                 opened[sent.id] = _open(event, place, sent)
@@ -151,27 +116,7 @@ def _open(event: Event, place: int, sent: Message) -> OpenMessage:
     )
 
 
-def _dead(event: Event, body: MessageDeadLettered, message: OpenMessage | None) -> DeadLetter:
-    to_role, _, to_key = body.to.partition("/")
-    return DeadLetter(
-        id=event.meta.handles or f"{event.stream}@{event.version}",
-        role=message.role if message else to_role,
-        key=message.key if message else to_key or None,
-        kind=message.kind if message else None,
-        run=message.run if message else event.meta.run or None,
-        task=message.task if message else event.meta.task,
-        sender=message.sender if message else None,
-        position=event.position,
-        opened_at=message.opened_at if message else None,
-        reason=clean(body.reason),
-        attempts=body.attempts,
-        died_at=event.recorded_at,
-    )
-
-
-PROJECTION = Projection(
-    name="mailbox", version=1, tables=("mailbox", "dead_letters"), ddl=DDL, handles=None, apply=apply
-)
+PROJECTION = Projection(name="mailbox", version=2, tables=("mailbox",), ddl=DDL, handles=None, apply=apply)
 
 
 # -- queries -----------------------------------------------------------------------------------------------
@@ -202,12 +147,53 @@ async def open_messages(
     return [OPEN.row(record) for record in records]
 
 
+async def open_to(database: Database, role: str, key: str, upto: tuple[int, int]) -> list[OpenMessage]:
+    """The open messages to an actor that takes them in order, up to a (position, place), in the log's order."""
+    records = await database.fetch(
+        """
+        select * from mailbox where role = $1 and key = $2 and key <> task and (position, place) <= ($3, $4)
+        order by position, place
+        """,
+        role,
+        key,
+        *upto,
+    )
+    return [OPEN.row(record) for record in records]
+
+
+async def has_ordered(database: Database, role: str, partitions: int, number: int) -> bool:
+    """Whether messages are open, on one of a role's partitions, to actors that take them in order."""
+    found: bool = await database.fetchval(
+        "select exists (select from mailbox where role = $1 and key <> task and key_hash % $2 = $3)",
+        role,
+        partitions,
+        number,
+    )
+    return found
+
+
+async def open_from(database: Database, sender: str) -> list[OpenMessage]:
+    """The open messages from an actor to actors that take them in order, in the log's order."""
+    records = await database.fetch(
+        "select * from mailbox where sender = $1 and key <> task order by position, place", sender
+    )
+    return [OPEN.row(record) for record in records]
+
+
 async def open_counts(database: Database, role: str, partitions: int) -> dict[int, int]:
     """How many messages each partition of a role has open; partitions without any are left out."""
     records = await database.fetch(
         "select key_hash % $2, count(*) from mailbox where role = $1 group by 1", role, partitions
     )
     return dict(records)
+
+
+async def backlog(database: Database, role: str, partitions: int) -> dict[int, Backlog]:
+    """What each partition of a role has open, and since when; partitions without any are left out."""
+    records = await database.fetch(
+        "select key_hash % $2, count(*), min(opened_at) from mailbox where role = $1 group by 1", role, partitions
+    )
+    return {number: Backlog(count, oldest_at) for number, count, oldest_at in records}
 
 
 async def list_open(
@@ -226,23 +212,6 @@ async def list_open(
         limit,
     )
     return [OPEN.row(record) for record in records]
-
-
-async def list_dead(
-    database: Database, *, role: str | None = None, run: str | None = None, limit: int = 100
-) -> list[DeadLetter]:
-    """Dead letters, newest first."""
-    records = await database.fetch(
-        """
-        select * from dead_letters
-        where ($1::text is null or role = $1) and ($2::text is null or run = $2)
-        order by position desc limit $3
-        """,
-        role,
-        run,
-        limit,
-    )
-    return [DEAD.row(record) for record in records]
 
 
 async def oldest_age_s(database: Database, role: str | None = None) -> float | None:

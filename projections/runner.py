@@ -3,10 +3,13 @@
 Any number of processes run one; whoever holds the lease works, the others stand by (see `projections.checkpoints`).
 Projections that stand at the same position get the same pages, and each event is decoded once for all of them. One
 that is behind, because it is new or was reset, gets pages of its own in turn with the others, until it has caught up.
+
+One that can't take an event is stopped where it is, and the others go on. It is tried again when it is rebuilt, and by
+each runner that begins: by one that knows better, after an upgrade.
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Final
@@ -18,9 +21,17 @@ from asyncpg import Pool
 
 from eventstore.database import UNAVAILABLE, reason_of
 from projections import checkpoints
-from projections.base import Page, Projection, fact_of
+from projections.base import Fact, Page, Projection, clean, fact_of
 from projections.checkpoints import Fenced, Tenure
-from protocols.errors import BadName, NotProjected, ProjectionsBehind, StoreUnavailable, listed
+from protocols.errors import (
+    BadName,
+    CallboardError,
+    NotProjected,
+    ProjectionsBehind,
+    StoreUnavailable,
+    UnknownEventType,
+    listed,
+)
 from protocols.events import Event
 from protocols.ports import Clock, EventStore, SystemClock
 
@@ -76,7 +87,9 @@ class Runner:
     def __repr__(self) -> str:
         if self._tenure is None:
             return f"<Runner of {self._process}: standing by>"
-        return f"<Runner of {self._process}: at {min(self._tenure.positions.values())}, epoch {self._tenure.epoch}>"
+        at = min(self._tenure.going.values(), default=None)
+        stopped = f", {len(self._tenure.stopped)} stopped" if self._tenure.stopped else ""
+        return f"<Runner of {self._process}: at {at}{stopped}, epoch {self._tenure.epoch}>"
 
     async def prepare(self) -> None:
         """Make the projections' tables, if need be; `run` and `catch_up` do it too. Raises SchemaTooNew."""
@@ -85,8 +98,7 @@ class Runner:
     async def run(self) -> None:
         """Fold the log as it grows, whenever the lease can be had; until cancelled.
 
-        While a server is gone, it waits. Raises NotProjected for an event that a projection can't take,
-        UnknownEventType, and SchemaTooNew when a newer Callboard has made the tables anew.
+        While a server is gone, it waits. Raises SchemaTooNew when a newer Callboard has made the tables anew.
         """
         await self.prepare()
         while True:
@@ -110,12 +122,14 @@ class Runner:
         while not await self.reached(head):
             try:
                 async with self._leading() as tenure:
-                    while tenure is not None and min(tenure.positions.values()) < head:
+                    while tenure is not None and min(tenure.going.values(), default=head) < head:
                         await self._round(tenure)
             except Fenced:
                 continue
             if tenure is None:
-                await self._wait(head, deadline, within_s)
+                await self._wait(head, deadline, within_s, self._projections)
+            for refusal in tenure.stopped.values() if tenure else ():
+                raise refusal
 
     async def reached(self, position: int, *, of: Sequence[Projection] | None = None) -> bool:
         """Whether some projections (all, if it isn't said) have come to a position."""
@@ -126,11 +140,15 @@ class Runner:
     ) -> None:
         """Return when some projections (all, if it isn't said) have come to a position, whoever runs them.
 
-        Raises ProjectionsBehind.
+        Raises ProjectionsBehind; at once, if one of them is stopped.
         """
         deadline = self._clock.monotonic() + within_s
         while not await self.reached(position, of=of):
-            await self._wait(position, deadline, within_s)
+            await self._wait(position, deadline, within_s, self._projections if of is None else of)
+
+    async def stopped(self, of: Sequence[Projection]) -> dict[str, str]:
+        """Which of these projections are stopped, and why, whoever runs them."""
+        return await checkpoints.stopped(self._pool, of)
 
     async def rebuild(self, names: Sequence[str]) -> None:
         """Empty some projections' tables; whoever runs the projections folds them anew. Raises BadName."""
@@ -160,10 +178,12 @@ class Runner:
             with anyio.move_on_after(RELEASE_LIMIT_S, shield=True):
                 await checkpoints.release(self._pool, tenure)
 
-    async def _wait(self, position: int, deadline: float, within_s: float) -> None:
-        if self._clock.monotonic() >= deadline:
+    async def _wait(self, position: int, deadline: float, within_s: float, of: Sequence[Projection]) -> None:
+        stopped = await self.stopped(of)
+        if stopped or self._clock.monotonic() >= deadline:
             holder = await self._pool.fetchval("select owner from projection_lease")
-            raise ProjectionsBehind(position, within_s, holder or "nobody")
+            reasons = [f"{name!r} is stopped: {error.rstrip('.')}" for name, error in stopped.items()]
+            raise ProjectionsBehind(position, within_s, "; ".join([f"{holder or 'nobody'} runs them", *reasons]))
         await self._clock.sleep(POLL_S)
 
     # -- folding -------------------------------------------------------------------------------------------
@@ -174,7 +194,9 @@ class Runner:
             if read == 0:
                 await checkpoints.renew(self._pool, tenure, self._lease_s)
                 with anyio.move_on_after(self._lease_s / 3):
-                    await _first(self._store.subscribe(after=max(tenure.positions.values()), page=1))
+                    if not tenure.going:
+                        await anyio.sleep_forever()
+                    await _first(self._store.subscribe(after=max(tenure.going.values()), page=1))
             elif read < self._page:
                 await self._clock.sleep(self._pause_s)
 
@@ -184,26 +206,44 @@ class Runner:
         Those furthest behind come first, and not further than those before them, so that groups merge.
         """
         largest = 0
-        places: list[int | None] = [*sorted(set(tenure.positions.values())), None]
+        going = tenure.going
+        places: list[int | None] = [*sorted(set(going.values())), None]
         for position, bound in pairwise(places):
             assert position is not None
             events = await _first(self._store.read_all(after=position, page=self._page))
-            page = [fact_of(event) for event in events if bound is None or event.position <= bound]
+            group = [each for each in self._projections if going.get(each.name) == position]
+            page, unknown = _facts(event for event in events if bound is None or event.position <= bound)
             if page:
-                group = [each for each in self._projections if tenure.positions[each.name] == position]
                 await self._advance(tenure, group, page)
+            elif unknown is not None:
+                await self._stop(tenure, group, unknown)
             largest = max(largest, len(page))
         return largest
 
     async def _advance(self, tenure: Tenure, group: Sequence[Projection], page: Page) -> None:
-        """Apply a page; if that fails, event by event, so that the error names the one that doesn't fit."""
+        """Apply a page; if that fails, in halves, down to the event that doesn't fit, which stops its projection."""
+        group = [each for each in group if each.name not in tenure.stopped]
+        if not group:
+            return
         try:
             await self._apply(tenure, group, page)
-        except NotProjected:
+        except NotProjected as refusal:
             if len(page) == 1:
-                raise
-            for fact in page:
-                await self._advance(tenure, group, [fact])
+                await self._stop(tenure, [each for each in group if each.name == refusal.projection], refusal)
+                await self._advance(tenure, group, page)
+            else:
+                middle = len(page) // 2
+                await self._advance(tenure, group, page[:middle])
+                await self._advance(tenure, group, page[middle:])
+
+    async def _stop(self, tenure: Tenure, group: Sequence[Projection], refusal: CallboardError) -> None:
+        """Leave some projections where they are, as long as this tenure lasts."""
+        names = [projection.name for projection in group]
+        async with self._pool.acquire() as connection, connection.transaction():
+            await checkpoints.renew(connection, tenure, self._lease_s)
+            await checkpoints.stop(connection, names, clean(str(refusal)))
+        tenure.stopped.update(dict.fromkeys(names, refusal))
+        log.error("projections<%s>: %s stopped: %s", self._process, ", ".join(names), refusal)
 
     async def _apply(self, tenure: Tenure, group: Sequence[Projection], page: Page) -> None:
         """Apply a page in one transaction. A cancellation waits for its end, so that nothing is left half open."""
@@ -225,6 +265,17 @@ class Runner:
 def _not_projected(projection: Projection, event: Event, error: Exception) -> NotProjected:
     reason = f"{type(error).__name__}: {reason_of(error)}"
     return NotProjected(projection.name, event.stream, event.version, event.type, event.position, reason)
+
+
+def _facts(events: Iterable[Event]) -> tuple[list[Fact], UnknownEventType | None]:
+    """The facts before the first event of an unknown type, and what is said of that one."""
+    facts: list[Fact] = []
+    for event in events:
+        try:
+            facts.append(fact_of(event))
+        except UnknownEventType as unknown:
+            return facts, unknown
+    return facts, None
 
 
 async def _first(pages: AsyncIterator[list[Event]]) -> list[Event]:

@@ -1,11 +1,12 @@
 """Runs: one row each, from the first message that came from outside to the end of its answering task.
 
-The *answering task* is the root task or, when that was handed off, the task that took over, and so on. The run's
-state is that task's, and the run ends when it ends. What a run's tasks did and cost is not kept here a second time:
+The *answering task* is the root task or, when that was handed off, the task that took over, and so on; and where it
+ended as a dead letter that was sent again, the task that this opened. The run's state is that task's, and the run ends
+when it ends. What a run's tasks did and cost is not kept here a second time:
 the queries add it up from the rows of `projections.tasks`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
@@ -126,15 +127,30 @@ def _advance(row: RunRow, fact: Fact) -> None:
     elif event.type in _ENDS:
         row.state, row.ended_at = _ENDS[event.type], event.recorded_at
     elif event.type == events.TaskStarted.TYPE:
-        row.state, row.ended_at = "TASK_STATE_WORKING", None  # a dead letter sent again may start after all
+        row.state = "TASK_STATE_WORKING"
     elif event.type == events.MessageDeadLettered.TYPE:
-        if event.meta.handles == row.message and row.ended_at is None:
-            row.state, row.ended_at = "TASK_STATE_FAILED", event.recorded_at
+        _end(row, fact, (fact.body.message, event.meta.handles), "TASK_STATE_FAILED")
+    elif event.type == events.MessageDiscarded.TYPE:
+        _end(row, fact, (event.meta.handles,), "TASK_STATE_CANCELED")
+    elif event.type == events.DeadLetterRedriven.TYPE:
+        _redriven(row, fact)
     elif event.meta.state is not None and event.type != events.StateChanged.TYPE:
         row.state = task_state(event.meta.state.dest)  # type: ignore[arg-type]  # what the machine allowed
 
 
-PROJECTION = Projection(name="runs", version=1, tables=("runs",), ddl=DDL, handles=None, apply=apply)
+def _end(row: RunRow, fact: Fact, messages: Collection[str | None], state: TaskState) -> None:
+    """End a run where an event ends the message that opens its answering task."""
+    if row.message and row.message in messages and row.ended_at is None:
+        row.state, row.ended_at = state, fact.event.recorded_at
+
+
+def _redriven(row: RunRow, fact: Fact) -> None:
+    for message in fact.sends:
+        row.answering, row.message = message.task, message.id
+        row.state, row.ended_at = "TASK_STATE_SUBMITTED", None
+
+
+PROJECTION = Projection(name="runs", version=2, tables=("runs",), ddl=DDL, handles=None, apply=apply)
 
 
 # -- queries -----------------------------------------------------------------------------------------------
@@ -184,6 +200,12 @@ async def find_run(database: Database, given: str) -> Run:
     if len(records) > 1:
         raise AmbiguousId(given, ", ".join(record["run"] for record in records))
     return _run(records[0])
+
+
+async def ended(database: Database, given: Collection[str]) -> set[str]:
+    """Which of these runs have ended."""
+    query = "select run from runs where run = any($1) and ended_at is not null"
+    return {record["run"] for record in await database.fetch(query, list(given))}
 
 
 def _run(record: Record) -> Run:

@@ -4,26 +4,30 @@ the send of a message that opens a task (`messages.OPENS_TASK`)   opens the row,
 an event with `meta.state`                                        moves the actor's state and the A2A state
 state.changed                                                     moves the role's own machine
 task.started, task.resumed                                        say who is at work
-task.completed | failed | canceled | handed_off                   end it
-message.dead_lettered of the message that opened it               ends it as failed: it can never start
-question.asked, timer.set, wait.started and what answers them     keep the list of what it waits for
+task.completed | failed | canceled | handed_off                   end it, begun or not
+message.dead_lettered of the message that opened it               ends it as failed
+message.discarded of the message that opened it                   ends it as canceled: it can never start
+question.asked, timer.set, wait.started, task.retry_scheduled,
+tool.outcome_unknown, approval.requested, and what answers them   keep the list of what it waits for
 model, tool and step events                                       count steps, tokens and costs
 """
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Final, Literal
 
 from asyncpg import Connection
 from msgspec import Struct
 
-from projections.base import Database, Fact, Page, Projection, Table, add_amount, clean
+from projections.base import Database, Fact, Page, Projection, Table, add_usage, clean
 from protocols import events
 from protocols.errors import AmbiguousId, UnknownTask
 from protocols.messages import OPENS_TASK, Kind, Message
 from protocols.names import key_hash
 from protocols.states import State, TaskState, task_state
+
+MAX_WAITING = 500  # that a row lists: a task that asks for more at a time is rare, and costs each event the whole list
 
 DDL = """
 create table tasks (
@@ -53,8 +57,8 @@ create table tasks (
     input_tokens   bigint not null,            -- with those read from or written to a cache
     output_tokens  bigint not null,            -- with those of reasoning
     cost           jsonb not null,             -- exact amounts by currency: {"USD": "0.0123"}
-    unpriced       integer not null,           -- model calls whose cost is not known: not in `cost`
-    waiting        jsonb not null,             -- what it waits for: [{step, kind, on, since}]
+    unpriced       integer not null,           -- attempts at models whose cost is not known: not in `cost`
+    waiting        jsonb not null,             -- what it waits for, at most MAX_WAITING: [{step, kind, on ...}]
     progress_done  double precision,
     progress_total double precision,
     progress_note  text
@@ -64,13 +68,25 @@ create index tasks_at_work on tasks (role) where started_at is not null and ende
 """
 
 
-class Waiting(Struct, frozen=True, gc=False):
+BUDGET_WAIT: Final = "/budget#"  # in the step of a timer that waits for room in a budget; see actors.pauses
+OUTCOME: Final = "outcome of tool "  # begins `on` where nobody knows whether a tool was called
+
+
+class Waiting(Struct, frozen=True, gc=False, omit_defaults=True):
     """Something that a task waits for: `on` names it in words."""
 
     step: str
     kind: Kind | Literal["question"]  # the kind of the message that ends it; "question": an answer
     on: str
     since: datetime
+    task: str | None = None  # that answers a question; it may have been handed over
+    until: datetime | None = None  # when a timer wakes it
+    approves: str | None = None  # the digest of what somebody has to approve
+
+    @property
+    def unknown_tool(self) -> str | None:
+        """The tool whose outcome nobody knows; None where it waits for something else."""
+        return self.on.removeprefix(OUTCOME) if self.on.startswith(OUTCOME) else None
 
 
 class TaskRow(Struct, gc=False):
@@ -190,7 +206,6 @@ def _set_state(row: TaskRow, state: State) -> None:
 def _started(row: TaskRow, fact: Fact) -> None:
     body: events.TaskStarted = fact.body
     row.started_at = fact.event.recorded_at
-    row.ended_at = row.error_type = row.error_message = None  # it may have been a dead letter before
     row.process, row.attempt, row.epoch = body.process, body.attempt, body.epoch
     row.role_state = body.role_state
     if fact.event.meta.state is None:
@@ -237,19 +252,46 @@ def _handed_off(row: TaskRow, fact: Fact) -> None:
 
 def _dead_lettered(row: TaskRow, fact: Fact) -> None:
     body: events.MessageDeadLettered = fact.body
-    if fact.event.meta.handles == row.message and row.ended_at is None:
+    if row.message in (body.message, fact.event.meta.handles) and row.ended_at is None:
         _ended(row, fact, "failed")
         row.error_type, row.error_message = "MessageDeadLettered", clean(body.reason)
 
 
+def _discarded(row: TaskRow, fact: Fact) -> None:
+    body: events.MessageDiscarded = fact.body
+    if fact.event.meta.handles == row.message and row.ended_at is None:
+        _ended(row, fact, "canceled")
+        row.error_type, row.error_message = "MessageDiscarded", clean(body.reason)
+
+
+def _cancel_requested(row: TaskRow, _fact: Fact) -> None:
+    row.waiting = ()  # what its compensations wait for comes after this
+
+
 def _asked(row: TaskRow, fact: Fact) -> None:
     body: events.QuestionAsked = fact.body
-    _wait(row, fact, body.step, "question", body.to)
+    _wait(row, fact, body.step, "question", body.to, task=body.task)
 
 
 def _timer_set(row: TaskRow, fact: Fact) -> None:
     body: events.TimerSet = fact.body
-    _wait(row, fact, body.step, "timer", f"timer until {body.due_at.isoformat(timespec='seconds')}")
+    on = clean(body.note) or f"timer until {body.due_at.isoformat(timespec='seconds')}"
+    _wait(row, fact, body.step, "timer", on, until=body.due_at)
+
+
+def _retry_scheduled(row: TaskRow, fact: Fact) -> None:
+    body: events.TaskRetryScheduled = fact.body
+    _wait(row, fact, body.step, "timer", f"retry after {clean(body.error.type)}", until=body.due_at)
+
+
+def _outcome_unknown(row: TaskRow, fact: Fact) -> None:
+    body: events.ToolOutcomeUnknown = fact.body
+    _wait(row, fact, body.step, "decision", OUTCOME + clean(body.tool))
+
+
+def _approval_requested(row: TaskRow, fact: Fact) -> None:
+    body: events.ApprovalRequested = fact.body
+    _wait(row, fact, body.step, "decision", f"approval of {clean(body.note)}", approves=body.digest)
 
 
 def _wait_started(row: TaskRow, fact: Fact) -> None:
@@ -257,11 +299,24 @@ def _wait_started(row: TaskRow, fact: Fact) -> None:
     _wait(row, fact, body.step, body.kind, f"{body.kind}: {clean(body.note)}" if body.note else body.kind)
 
 
-def _wait(row: TaskRow, fact: Fact, step: str, kind: Kind | Literal["question"], on: str) -> None:
-    row.waiting = (*row.waiting, Waiting(clean(step), kind, on, fact.event.recorded_at))
+def _wait(
+    row: TaskRow,
+    fact: Fact,
+    step: str,
+    kind: Kind | Literal["question"],
+    on: str,
+    *,
+    task: str | None = None,
+    until: datetime | None = None,
+    approves: str | None = None,
+) -> None:
+    if len(row.waiting) < MAX_WAITING:
+        row.waiting = (*row.waiting, Waiting(clean(step), kind, on, fact.event.recorded_at, task, until, approves))
 
 
 def _step_answered(row: TaskRow, fact: Fact) -> None:
+    if not row.waiting:
+        return
     step = clean(fact.body.step or "")  # a message that came before anybody waited names no step
     row.waiting = tuple(wait for wait in row.waiting if wait.step != step)
 
@@ -270,41 +325,51 @@ def _step_completed(row: TaskRow, _fact: Fact) -> None:
     row.steps += 1
 
 
+def _tool_completed(row: TaskRow, fact: Fact) -> None:
+    row.steps += 1
+    _step_answered(row, fact)  # a person may have said so
+
+
 def _model_completed(row: TaskRow, fact: Fact) -> None:
-    body: events.ModelCompleted = fact.body
-    usage = body.usage
     row.steps += 1
     row.model_calls += 1
-    row.input_tokens += usage.input + usage.cached_input + usage.cache_write
-    row.output_tokens += usage.output + usage.reasoning
-    if body.cost is None:
-        row.unpriced += 1
-    else:
-        row.cost = add_amount(row.cost, body.cost.currency, body.cost.amount)
+    add_usage(row, fact.body)
+
+
+def _model_failed(row: TaskRow, fact: Fact) -> None:
+    add_usage(row, fact.body)
 
 
 HANDLERS: dict[str, Callable[[TaskRow, Fact], None]] = {
     events.TaskStarted.TYPE: _started,
     events.TaskResumed.TYPE: _resumed,
     events.TaskProgressed.TYPE: _progressed,
+    events.TaskRetryScheduled.TYPE: _retry_scheduled,
+    events.TaskCancelRequested.TYPE: _cancel_requested,
     events.TaskCompleted.TYPE: _completed,
     events.TaskFailed.TYPE: _failed,
     events.TaskCanceled.TYPE: _canceled,
     events.TaskHandedOff.TYPE: _handed_off,
     events.MessageDeadLettered.TYPE: _dead_lettered,
+    events.MessageDiscarded.TYPE: _discarded,
     events.QuestionAsked.TYPE: _asked,
     events.QuestionAnswered.TYPE: _step_answered,
     events.QuestionFailed.TYPE: _step_answered,
     events.TimerSet.TYPE: _timer_set,
     events.TimerFired.TYPE: _step_answered,
+    events.ApprovalRequested.TYPE: _approval_requested,
+    events.ApprovalDecided.TYPE: _step_answered,
     events.WaitStarted.TYPE: _wait_started,
     events.MessageReceived.TYPE: _step_answered,
     events.StepCompleted.TYPE: _step_completed,
-    events.ToolCompleted.TYPE: _step_completed,
+    events.ToolRequested.TYPE: _step_answered,  # it runs again, where its outcome was unknown
+    events.ToolOutcomeUnknown.TYPE: _outcome_unknown,
+    events.ToolCompleted.TYPE: _tool_completed,
     events.ModelCompleted.TYPE: _model_completed,
+    events.ModelFailed.TYPE: _model_failed,
 }
 
-PROJECTION = Projection(name="tasks", version=1, tables=("tasks",), ddl=DDL, handles=None, apply=apply)
+PROJECTION = Projection(name="tasks", version=4, tables=("tasks",), ddl=DDL, handles=None, apply=apply)
 
 
 # -- queries -----------------------------------------------------------------------------------------------
@@ -348,6 +413,60 @@ async def list_tasks(
         limit,
     )
     return [TASKS.view(record, Task) for record in records]
+
+
+async def awaiting_approval(database: Database, *, run: str | None = None, limit: int = 1000) -> list[Task]:
+    """The tasks (of a run) in which something waits until somebody approves it, whatever else goes on there; those
+    that wait longest first.
+    """
+    records = await database.fetch(
+        """
+        select * from tasks
+        where ended_at is null and ($1::text is null or run = $1)
+            and jsonb_path_exists(waiting, '$[*].approves')
+        order by updated_at, task limit $2
+        """,
+        run,
+        limit,
+    )
+    return [TASKS.view(record, Task) for record in records]
+
+
+async def awaiting_budget(database: Database, *, limit: int = 10_000) -> list[Task]:
+    """The tasks that wait until a budget has room, those that wait longest first."""
+    records = await database.fetch(
+        """
+        select * from tasks
+        where ended_at is null and exists (
+            select from jsonb_array_elements(waiting) as wait where position($1 in wait ->> 'step') > 0
+        )
+        order by updated_at, task limit $2
+        """,
+        BUDGET_WAIT,
+        limit,
+    )
+    return [TASKS.view(record, Task) for record in records]
+
+
+async def open_tasks(database: Database, *, run: str | None = None, limit: int = 10_000) -> list[Task]:
+    """The tasks (of a run) that have not ended, and those of the same runs that were handed over; newest first."""
+    records = await database.fetch(
+        """
+        select * from tasks
+        where run in (select run from tasks where ended_at is null and ($1::text is null or run = $1))
+            and (ended_at is null or handed_to is not null)
+        order by task desc limit $2
+        """,
+        run,
+        limit,
+    )
+    return [TASKS.view(record, Task) for record in records]
+
+
+async def of_message(database: Database, message: str) -> Task | None:
+    """The task that a message opened, or is to open."""
+    record = await database.fetchrow("select * from tasks where message = $1 limit 1", message)
+    return None if record is None else TASKS.view(record, Task)
 
 
 async def find_task(database: Database, given: str) -> Task:

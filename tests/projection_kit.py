@@ -6,13 +6,14 @@ from decimal import Decimal
 from random import Random
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from projections.base import Fact, fact_of
 from protocols import events as e
 from protocols.codec import new_event, sent_messages
 from protocols.events import Body, Event, Meta
-from protocols.messages import ErrorInfo, Kind, Message, ReplyTo, part_of
-from protocols.names import run_stream
+from protocols.messages import OPENS_TASK, ErrorInfo, Kind, Message, ReplyTo, part_of
+from protocols.names import dead_stream, run_stream
 from protocols.states import StateChange
 
 BEGINNING = datetime(2030, 1, 1, 23, 59, 0, tzinfo=UTC)
@@ -30,13 +31,27 @@ def model_completed(cost: str | None = "0.01", currency: str = "USD", **fields: 
         "step": "model",
         "attempt": 1,
         "model": "gpt-5",
-        "text": VALUE,
+        "message": VALUE,
         "usage": e.Usage(input=10, output=5),
         "cost": None if cost is None else e.Cost(Decimal(cost), currency, "2030-01"),
         "finish_reason": "stop",
         "duration_ms": 7,
     }
     return e.ModelCompleted(**(given | fields))  # type: ignore[arg-type]
+
+
+def model_failed(cost: str | None = None, currency: str = "USD", **fields: object) -> e.ModelFailed:
+    """An attempt that gave no answer; with `cost` None nobody knows what it cost."""
+    given: dict[str, object] = {
+        "step": "model",
+        "attempt": 1,
+        "model": "gpt-5",
+        "error": ErrorInfo("Timeout", "nothing came"),
+        "duration_ms": 3,
+        "kind": "timeout",
+        "cost": None if cost is None else e.Cost(Decimal(cost), currency, "2030-01"),
+    }
+    return e.ModelFailed(**(given | fields))  # type: ignore[arg-type]
 
 
 class Log:
@@ -56,10 +71,16 @@ class Log:
         handles: str | None = None,
         sends: Sequence[Message] = (),
         state: str | None = None,
+        tenant: str | None = None,
     ) -> Event:
         """Append an event; `state` is the state that it leads to."""
         meta = Meta(
-            run=run, task=task, handles=handles, sends=tuple(sends), state=change(state) if state is not None else None
+            run=run,
+            task=task,
+            handles=handles,
+            sends=tuple(sends),
+            state=change(state) if state is not None else None,
+            tenant=tenant,
         )
         new = new_event(body, meta)
         self._versions[stream] = version = self._versions.get(stream, 0) + 1
@@ -143,6 +164,15 @@ class RandomLog(Log):
             body = e.MessageDeadLettered(to=message.to, reason="it kills its process\0", attempts=3)
             self._at_work.pop(message.task, None)
             self._write(message.to, body, **where)
+            self._answer_letter(message)
+        elif message.kind in OPENS_TASK and message.task not in self._at_work and self._random.random() < 0.1:
+            never: list[tuple[str, Body]] = [
+                (message.to, e.TaskFailed(error=ErrorInfo("Deadlock", "a waits for b"))),
+                (run_stream(message.run), e.TaskCanceled(reason="before it began")),
+                (message.to, e.MessageDiscarded(kind=message.kind, reason="its task has ended")),
+            ]
+            stream, end = self._random.choice(never)
+            self._write(stream, end, **where)
         elif message.kind == "reply" and message.task in self._at_work:
             self._write(
                 message.to, e.QuestionAnswered(step=message.step or "", result=VALUE), state="thinking", **where
@@ -157,6 +187,18 @@ class RandomLog(Log):
         else:
             self._at_work[message.task] = message
             self._write(message.to, e.TaskStarted(process=self._id("p")), state="thinking", **where)
+
+    def _answer_letter(self, message: Message) -> None:
+        """Somebody edits a dead letter, or sends it again, or both."""
+        stream, about = dead_stream(message.role), {"run": message.run, "task": message.task}
+        letter = self.events[-1]
+        if self._random.random() < 0.5:
+            edited = e.DeadLetterEdited(letter=message.id, parts=(part_of("do that"),), by="ann\0", reason="a typo")
+            self._write(stream, edited, **about)
+        if self._random.random() < 0.7 and message.kind in OPENS_TASK:
+            again = replace(message, id="", task=self._id("t"), reply_to=None)
+            body = e.DeadLetterRedriven(letter=message.id, by="ann")
+            self._write(stream, body, handles=f"{letter.stream}@{letter.version}", sends=[again], **about)
 
     def _work(self, task: str) -> None:
         opened = self._at_work[task]
@@ -176,18 +218,41 @@ class RandomLog(Log):
         waits = e.WaitStarted(step="wait", kind="context-share", note="a note")
         choices: list[tuple[Body, dict[str, object]]] = [
             (e.ModelRequested(step=step, fingerprint="f", attempt=1, model="m", messages=("d",)), {}),
+            (
+                e.ModelRequested(
+                    step="model",
+                    fingerprint="f",
+                    attempt=1,
+                    model="m",
+                    messages=("d",),
+                    cache=self._random.choice(["k1", "k2"]),
+                ),
+                {},
+            ),
             (model_completed(cost, stand_in=self._random.random() < 0.2), {}),
             (e.ModelFailed(step=step, attempt=1, model="gpt-5", error=error, duration_ms=3), {}),
             (e.StepCompleted(step=step, fingerprint="f", result=VALUE), {}),
             (e.ToolCompleted(step=step, tool="search", result=VALUE, duration_ms=4), {"state": "thinking"}),
+            (e.ToolRequested(step="pay", fingerprint="f", tool="pay", arguments=VALUE, idempotency_key="k"), {}),
+            (e.ToolOutcomeUnknown(step="pay", tool="pay"), {"state": "waiting_review"}),
+            (
+                e.ToolCompleted(step="pay", tool="pay", result=VALUE, duration_ms=4, resolved_by="ann"),
+                {"state": "thinking"},
+            ),
             (e.TaskProgressed(step=step, done=self._ids, total=1000.0, note="going on"), {}),
-            (e.TaskResumed(process=self._id("p"), epoch=self._ids, attempt=2, reason="takeover"), {}),
+            (e.TaskResumed(process=self._id("p"), epoch=self._ids, attempt=2, reason="lost"), {}),
             (e.StateChanged(step=step, to="drafting"), {"state": "drafting"}),
             (
                 e.QuestionAsked(step=step, fingerprint="f", to=ask.to, task=ask.task),
                 {"sends": [ask], "state": "blocked"},
             ),
             (e.TimerSet(step=step, due_at=due), {"sends": [timer], "state": "blocked"}),
+            (
+                e.TaskRetryScheduled(step=step, error=error, due_at=due, forgets=("s1",)),
+                {"sends": [timer], "state": "blocked"},
+            ),
+            (e.TaskCancelRequested(reason="enough"), {"state": "thinking"}),
+            (e.MessageDeadLettered(to=stream, reason="it kills", attempts=5, message=opened.id), {"state": "failed"}),
             (waits, {"sends": [told], "state": "waiting_input"}),
             (e.TaskCompleted(), {"sends": reply, "state": "completed"}),
             (e.TaskFailed(error=error), {"sends": reply, "state": "failed"}),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import projections
 from eventstore import MemoryEventStore, PostgresEventStore
-from projections import agents, audit, checkpoints, costs, lag, mailbox, runs, tasks, timers
+from projections import agents, answers, audit, checkpoints, costs, dead_letters, lag, mailbox, runs, tasks, timers
 from projections.base import Page, Projection
 from projections.runner import Runner
 from protocols import events as e
@@ -35,7 +35,7 @@ from protocols.events import Event, Meta, NewEvent
 from protocols.messages import ErrorInfo, Message
 from protocols.names import key_hash, partition_of
 from protocols.ports import ANY, EventStore
-from tests.projection_kit import BEGINNING, VALUE, Log, RandomLog, model_completed, opening
+from tests.projection_kit import BEGINNING, VALUE, Log, RandomLog, model_completed, model_failed, opening
 
 DEADLINE_S = 20
 # Built before the test's coroutine starts: what Hypothesis draws inside one, it can't abandon.
@@ -57,7 +57,8 @@ def log() -> Log:
 async def fill(store: EventStore, log: Log, first: int = 1, last: int | None = None) -> None:
     """Put a log's events into a store: all, or those of some positions."""
     for event in log.events[first - 1 : last]:
-        await store.append(event.stream, [NewEvent(type=event.type, data=event.data, meta=event.meta)], ANY)
+        new = NewEvent(type=event.type, data=event.data, meta=event.meta, schema_version=event.schema_version)
+        await store.append(event.stream, [new], ANY)
 
 
 async def projected(pool: asyncpg.Pool, log: Log, *, page: int = 1000) -> asyncpg.Pool:
@@ -130,7 +131,7 @@ async def test_how_the_log_is_cut_into_pages_makes_no_difference(pool: asyncpg.P
 
 @pytest.mark.parametrize("page", [1, 2, 7])
 async def test_a_long_log_in_small_pages_gives_the_same_tables(pool: asyncpg.Pool, page: int) -> None:
-    log = RandomLog(Random(8), 400)
+    log = RandomLog(Random(4), 400)
     small = await contents(await projected(pool, log, page=page))
     async with pool.acquire() as connection, connection.transaction():
         await checkpoints.reset(connection, projections.ALL)
@@ -158,22 +159,44 @@ async def test_open_messages_come_by_partition_in_the_logs_order_page_by_page(po
     assert sum(counts.values()) == 12 * 11
 
 
-async def test_the_mailbox_lists_what_is_open_and_what_is_dead(pool: asyncpg.Pool, log: Log) -> None:
+async def test_the_mailbox_lists_what_is_open(pool: asyncpg.Pool, log: Log) -> None:
     first = log.start_run()
     second = log.start_run("reviewer/dave", "t2", "r2")
     third = log.start_run("reviewer/erin", "t3", "r3")
     log.add("writer/t1", e.MessageDeadLettered(to="writer/t1", reason="kills", attempts=3), task="t1", handles=first)
-    log.add("dead/writer", e.MessageDeadLettered(to="writer", reason="no JSON", entry=b"{"), run="")
     await projected(pool, log, page=1)
     assert [each.id for each in await mailbox.list_open(pool)] == [second, third]
     assert [each.id for each in await mailbox.list_open(pool, role="reviewer", key="erin")] == [third]
     assert [each.id for each in await mailbox.list_open(pool, run="r2")] == [second]
-    unreadable, killer = await mailbox.list_dead(pool)
-    assert (unreadable.id, unreadable.kind, unreadable.run) == ("dead/writer@1", None, None)
-    assert (killer.id, killer.kind, killer.reason, killer.attempts) == (first, "assign", "kills", 3)
-    assert await mailbox.list_dead(pool, run="r1") == [killer]
     assert await mailbox.oldest_age_s(pool, "writer") is None
     assert await mailbox.oldest_age_s(pool) is not None
+    counts = await mailbox.open_counts(pool, "reviewer", 4)
+    found = await mailbox.backlog(pool, "reviewer", 4)
+    assert {number: each.count for number, each in found.items()} == counts
+    assert found[key_hash("dave") % 4].oldest_at == log.events[1].recorded_at
+
+
+async def test_dead_letters_are_listed_and_found(pool: asyncpg.Pool, log: Log) -> None:
+    run, task = "01a1f94de650778f8af20ad662398366", "01a1f94de650778f8af20ad6deadbeef"
+    first = log.start_run("writer/dave", task, run)
+    body = e.MessageDeadLettered(to="writer/dave", reason="It Kills", attempts=3)
+    log.add("writer/dave", body, run=run, task=task, handles=first)
+    log.add("dead/writer", e.MessageDeadLettered(to="writer", reason="no JSON", entry=b"{"), run="")
+    second = log.start_run("reviewer/dave", "t2", "r2")
+    body = e.MessageDeadLettered(to="reviewer/dave", reason="odd")
+    log.add("reviewer/dave", body, run="r2", task="t2", handles=second)
+    again = e.DeadLetterRedriven(letter=second, by="ann")
+    log.add("dead/reviewer", again, run="r2", task="t2", handles="reviewer/dave@1")
+    await projected(pool, log, page=1)
+    unreadable, killer = await dead_letters.list_letters(pool)
+    assert (unreadable.id, unreadable.is_message, killer.id, killer.is_message) == ("dead/writer@1", False, first, True)
+    assert [each.id for each in await dead_letters.list_letters(pool, redriven=True, limit=1)] == [second]
+    assert await dead_letters.list_letters(pool, role="reviewer") == []
+    assert await dead_letters.list_letters(pool, run=run, role="writer") == [killer]
+    assert await dead_letters.list_letters(pool, reason="kills") == [killer]
+    for name in (first, "run/62398366@1.0", "writer/dave@1", task, "deadbeef"):
+        assert await dead_letters.find(pool, name) == [killer]
+    assert await dead_letters.find(pool, "%") == []
 
 
 async def test_timers_are_due_by_time_and_partition(pool: asyncpg.Pool, log: Log) -> None:
@@ -206,6 +229,17 @@ async def test_only_tasks_whose_actor_must_run_are_at_work(pool: asyncpg.Pool, l
     split = [await tasks.at_work(pool, "writer", 2, [number]) for number in (0, 1)]
     assert sorted(task.task for half in split for task in half) == ["t0", "t1"]
     assert all(key_hash(task.key) % 2 == number for number, half in enumerate(split) for task in half)
+
+
+async def test_open_tasks_come_with_those_that_they_were_handed_over_from(pool: asyncpg.Pool, log: Log) -> None:
+    for task in ("t1", "t5"):
+        log.start_task(f"writer/{task}", task, log.start_run(f"writer/{task}", task, f"r{task}"), f"r{task}")
+    over = opening("editor/t2", "t2", "handoff", run="rt1")
+    handed = e.TaskHandedOff(to="editor/t2", task="t2")
+    log.add("writer/t1", handed, run="rt1", task="t1", sends=[over], state="completed")
+    log.add("writer/t5", e.TaskCompleted(), run="rt5", task="t5", state="completed")
+    await projected(pool, log)
+    assert [task.task for task in await tasks.open_tasks(pool)] == ["t2", "t1"]
 
 
 async def test_tasks_are_found_by_filter_and_by_part_of_their_id(pool: asyncpg.Pool, log: Log) -> None:
@@ -272,7 +306,7 @@ async def test_agents_say_what_they_did(pool: asyncpg.Pool, log: Log) -> None:
     log.start_task("writer/t2", "t2", "m2", process="p2")
     log.start_task("writer/dave", "t3", "m3")
     log.add("writer/t1", model_completed("0.5"), task="t1")
-    log.add("writer/t1", e.TaskCompleted(), task="t1")
+    log.add("writer/t1", e.TaskCompleted(), task="t1", state="completed")
     await projected(pool, log, page=1)
     role, dave = await agents.list_agents(pool)
     assert (role.agent, role.tasks, role.completed, role.at_work, role.cost) == (
@@ -293,24 +327,49 @@ async def test_agents_say_what_they_did(pool: asyncpg.Pool, log: Log) -> None:
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    amounts=st.lists(st.decimals(0, 10**9, allow_nan=False, places=12), min_size=1, max_size=20),
+    amounts=st.lists(
+        st.tuples(st.decimals(0, 10**9, allow_nan=False, places=12), st.booleans(), st.integers(1, 3)), max_size=20
+    ),
     page=st.integers(1, 5),
 )
-async def test_sums_of_money_are_exact(pool: asyncpg.Pool, amounts: list[Decimal], page: int) -> None:
+async def test_sums_of_money_are_exact_and_the_same_over_anything(
+    pool: asyncpg.Pool, amounts: list[tuple[Decimal, bool, int]], page: int
+) -> None:
+    """Over attempts, whether they gave an answer or not, over runs, tasks, agents, models, days, tenants, outcomes."""
     await checkpoints.prepare(pool, projections.ALL)
     async with pool.acquire() as connection, connection.transaction():
         await checkpoints.reset(connection, projections.ALL)
     log = Log()
-    log.start_task("writer/t1", "t1", log.start_run())
-    for amount in amounts:
-        log.add("writer/t1", model_completed(str(amount)), task="t1")
+    for number in range(1, 4):
+        run, task, stream = f"r{number}", f"t{number}", f"writer/{number}"
+        log.start_task(stream, task, log.start_run(stream, task, run), run)
+    for amount, ok, number in amounts:
+        attempt = (model_completed if ok else model_failed)(str(amount))
+        log.add(f"writer/{number}", attempt, run=f"r{number}", task=f"t{number}", tenant=f"tenant{number}")
     await projected(pool, log, page=page)
-    total = {"USD": sum(amounts)}
+    total = sum((amount for amount, _, _ in amounts), Decimal())
+
+    def added(found: Sequence[Any], name: str) -> Decimal:
+        return sum((getattr(each, name).get("USD", Decimal()) for each in found), Decimal())
+
+    for dimension in costs.DIMENSIONS:
+        assert added(await costs.costs(pool, [dimension]), "amounts") == total
+    assert added(await tasks.list_tasks(pool), "cost") == total
+    assert added(await runs.list_runs(pool), "cost") == total
+    assert added(await agents.list_agents(pool), "cost") == total
+    assert sum(each.attempts for each in await costs.costs(pool, ["run"])) == len(amounts)
+
+
+async def test_a_million_times_a_tiny_amount_is_exact(pool: asyncpg.Pool) -> None:
+    """In the arithmetic of the server: a million rows of $0.0000015."""
+    total = await pool.fetchval("select sum(0.0000015::numeric) from generate_series(1, 1000000)")
+    assert total == Decimal("1.5")
+    log = Log()
+    for _ in range(1000):
+        log.add("writer/t1", model_completed("0.0015"), task="t1")
+    await projected(pool, log, page=7)
     (line,) = await costs.costs(pool)
-    (task,) = await tasks.list_tasks(pool)
-    (run,) = await runs.list_runs(pool)
-    (agent,) = await agents.list_agents(pool)
-    assert [line.amounts, task.cost, run.cost, agent.cost] == [total] * 4
+    assert line.amounts == {"USD": Decimal("1.5")}
 
 
 async def test_costs_are_grouped_by_any_dimensions(pool: asyncpg.Pool, log: Log) -> None:
@@ -324,7 +383,8 @@ async def test_costs_are_grouped_by_any_dimensions(pool: asyncpg.Pool, log: Log)
     log.add("writer/t1", model_completed("3", "EUR"), task="t1")
     await projected(pool, log, page=1)
     (total,) = await costs.costs(pool)
-    assert (total.by, total.calls, total.failed, total.unpriced, total.stand_ins) == ((), 4, 1, 1, 1)
+    assert (total.by, total.calls, total.attempts, total.failed, total.answered) == ((), 5, 5, 1, 4)
+    assert (total.unpriced, total.unknown, total.stand_ins) == (1, 1, 1)
     assert (total.input, total.output) == (40, 20)
     assert total.amounts == {"USD": Decimal("0.3"), "EUR": Decimal(3)}
     by_role = {line.by: line for line in await costs.costs(pool, ["role"])}
@@ -338,6 +398,10 @@ async def test_costs_are_grouped_by_any_dimensions(pool: asyncpg.Pool, log: Log)
     assert [line.by for line in await costs.costs(pool, ["day"])] == [("2030-01-01",), ("2030-01-02",)]
     (second,) = await costs.costs(pool, since=date(2030, 1, 2))
     assert second.amounts == {"EUR": Decimal(3)}
+    (dave,) = await costs.costs(pool, agent="writer/dave")
+    assert (dave.calls, dave.unpriced, dave.amounts) == (1, 1, {})
+    outcomes = {line.by[0]: (line.attempts, line.failed) for line in await costs.costs(pool, ["outcome"])}
+    assert outcomes == {"ok": (4, 0), "unknown": (1, 1)}
     (first,) = await costs.costs(pool, ["run"], run="r2", until=date(2030, 1, 1))
     assert (first.by, first.amounts) == (("r2",), {"USD": Decimal("0.2")})
     with pytest.raises(ValueError, match="unknown dimensions"):
@@ -543,7 +607,7 @@ async def test_another_version_is_folded_anew_while_the_others_go_on(pool: async
             seen.extend((projection.name, fact.event.position) for fact in page)
             await projection.apply(connection, page)
 
-        version = 2 if projection.name == "audit" else 1
+        version = projection.version + (projection.name == "audit")
         return msgspec.structs.replace(projection, apply=apply, version=version)
 
     await pool.execute("alter table audit add column gone integer")
@@ -626,13 +690,16 @@ async def test_the_working_tables_do_not_wait_for_a_projection_that_is_folded_an
 
 
 async def test_only_known_projections_are_rebuilt(pool: asyncpg.Pool) -> None:
-    with pytest.raises(BadName, match="agents, audit, costs"):
+    with pytest.raises(BadName, match="agents, answers, audit, costs"):
         await runner(pool, MemoryEventStore()).rebuild(["tsaks"])
 
 
 async def test_a_projections_columns_are_its_rows_fields(pool: asyncpg.Pool) -> None:
     await checkpoints.prepare(pool, projections.ALL)
-    rows = [mailbox.OPEN, mailbox.DEAD, timers.TIMERS, tasks.TASKS, runs.RUNS, agents.AGENTS, costs.COSTS, audit.AUDIT]
+    rows = [
+        *(mailbox.OPEN, dead_letters.LETTERS, timers.TIMERS, tasks.TASKS, runs.RUNS, agents.AGENTS),
+        *(costs.COSTS, audit.AUDIT, answers.ASKED, answers.ANSWERS),
+    ]
     assert sorted(table.name for table in rows) == sorted(TABLES)
     for table in rows:
         columns = await _columns(pool, table.name)

@@ -1,19 +1,20 @@
 """What each read model makes of a page, without a database."""
 
-from datetime import date, timedelta
+from datetime import timedelta
 from decimal import Decimal, Inexact
 
 import pytest
 
-from projections import agents, audit, costs, mailbox, runs, tasks, timers
-from projections.base import MAX_TEXT, add_amount, clean, fact_of
+from projections import agents, audit, dead_letters, mailbox, runs, tasks, timers
+from projections.base import MAX_TEXT, clean, fact_of
 from protocols import events as e
 from protocols.codec import sent_messages
 from protocols.errors import UnknownEventType
 from protocols.events import Event, Meta
 from protocols.messages import ErrorInfo, Message
+from protocols.money import add_amount
 from protocols.names import key_hash
-from tests.projection_kit import BEGINNING, VALUE, Log, model_completed, opening
+from tests.projection_kit import BEGINNING, VALUE, Log, model_completed, model_failed, opening
 
 DUE = BEGINNING + timedelta(hours=1)
 
@@ -70,27 +71,27 @@ def test_a_sum_is_exact_or_an_error() -> None:
 
 def test_a_send_opens_a_message(log: Log) -> None:
     message = log.start_run(to="writer/dave")
-    (row,) = mailbox.fold(log.facts, {}).opened.values()
+    (row,) = mailbox.fold(log.facts).opened.values()
     assert (row.id, row.role, row.key, row.key_hash) == (message, "writer", "dave", key_hash("dave"))
     assert (row.position, row.place, row.opened_at) == (1, 0, BEGINNING)
 
 
 def test_what_is_opened_and_closed_in_one_page_leaves_no_trace(log: Log) -> None:
     log.start_task("writer/t1", "t1", log.start_run())
-    changes = mailbox.fold(log.facts, {})
-    assert (changes.opened, changes.closed, changes.dead) == ({}, [], [])
+    changes = mailbox.fold(log.facts)
+    assert (changes.opened, changes.closed) == ({}, [])
 
 
 def test_what_an_earlier_page_opened_is_closed_by_id(log: Log) -> None:
     message = log.start_run()
     log.start_task("writer/t1", "t1", message)
-    assert mailbox.fold(log.facts[1:], {}).closed == [message]
+    assert mailbox.fold(log.facts[1:]).closed == [message]
     assert timers.fold(log.facts[1:]).closed == [message]
 
 
 def test_a_message_with_a_due_time_is_a_timer_and_not_in_the_mailbox(log: Log) -> None:
     log.add("writer/t1", e.TimerSet(step="nap", due_at=DUE), task="t1", sends=[timer_of("t1", "writer/t1")])
-    assert mailbox.fold(log.facts, {}).opened == {}
+    assert mailbox.fold(log.facts).opened == {}
     (timer,) = timers.fold(log.facts).opened.values()
     assert (timer.id, timer.due_at, timer.kind) == ("writer/t1@1.0", DUE, "timer")
 
@@ -101,20 +102,88 @@ def test_a_timer_that_fired_is_closed(log: Log) -> None:
     assert timers.fold(log.facts).opened == {}
 
 
-def test_a_dead_letter_keeps_what_is_known_of_the_message(log: Log) -> None:
+# -- dead letters ------------------------------------------------------------------------------------------
+
+
+def letter_rows(log: Log) -> dict[str, dead_letters.LetterRow]:
+    rows: dict[str, dead_letters.LetterRow] = {}
+    handled = dead_letters.PROJECTION.handles or frozenset()
+    dead_letters.fold([fact for fact in log.facts if fact.event.type in handled], rows)
+    return rows
+
+
+def dies(log: Log, message: str, *, reason: str = "kills") -> Event:
+    """A message becomes a dead letter before its task begins; gives the event."""
+    body = e.MessageDeadLettered(to="writer/t1", reason=reason, attempts=3)
+    return log.add("writer/t1", body, task="t1", handles=message)
+
+
+def sent_again(log: Log, letter: str, died: Event, task: str = "t2") -> str:
+    """A dead letter is sent again; gives the id of the new message."""
+    event = log.add(
+        "dead/writer",
+        e.DeadLetterRedriven(letter=letter, by="ann"),
+        task="t1",
+        handles=f"{died.stream}@{died.version}",
+        sends=[opening(f"writer/{task}", task)],
+    )
+    return next(sent_messages(event)).id
+
+
+def test_a_message_that_can_t_be_handled_is_a_dead_letter_and_no_longer_open(log: Log) -> None:
     message = log.start_run()
-    log.add("writer/t1", e.MessageDeadLettered(to="writer/t1", reason="kills", attempts=3), task="t1", handles=message)
-    changes = mailbox.fold(log.facts, {})
-    (dead,) = changes.dead
-    assert changes.opened == {}
-    assert (dead.id, dead.kind, dead.task, dead.sender) == (message, "assign", "t1", "run/r1")
-    assert (dead.reason, dead.attempts) == ("kills", 3)
+    died = dies(log, message)
+    (letter,) = letter_rows(log).values()
+    assert mailbox.fold(log.facts).opened == {}
+    assert (letter.id, letter.address, letter.position) == (message, "writer/t1@1", died.position)
+    assert (letter.role, letter.key, letter.run, letter.task) == ("writer", "t1", "r1", "t1")
+    assert (letter.reason, letter.attempts, letter.edited, letter.redriven_at) == ("kills", 3, False, None)
+
+
+def test_the_letter_of_a_task_that_was_begun_is_named_by_its_message(log: Log) -> None:
+    message = log.start_run()
+    log.start_task("writer/t1", "t1", message)
+    body = e.MessageDeadLettered(to="writer/t1", reason="kills", attempts=5, message=message)
+    log.add("writer/t1", body, task="t1", state="failed")
+    assert letter_rows(log)[message].address == "writer/t1@2"
 
 
 def test_bytes_that_are_no_message_are_a_dead_letter_named_by_its_event(log: Log) -> None:
     log.add("dead/writer", e.MessageDeadLettered(to="writer", reason="no JSON", entry=b"{", at="bus"), run="")
-    (dead,) = mailbox.fold(log.facts, {}).dead
-    assert (dead.id, dead.role, dead.key, dead.kind, dead.run) == ("dead/writer@1", "writer", None, None, None)
+    (letter,) = letter_rows(log).values()
+    assert (letter.id, letter.address, letter.role) == ("dead/writer@1", "dead/writer@1", "writer")
+    assert (letter.key, letter.run, letter.task) == (None, None, None)
+
+
+def test_a_dead_letter_tells_that_it_was_edited_and_sent_again(log: Log) -> None:
+    message = log.start_run()
+    died = dies(log, message)
+    log.add("dead/writer", e.DeadLetterEdited(letter=message, parts=(), by="ann"), task="t1")
+    assert letter_rows(log)[message].edited
+    sent_again(log, message, died)
+    letter = letter_rows(log)[message]
+    assert (letter.redriven_at, letter.redriven_by, letter.redriven_task) == (
+        log.events[-1].recorded_at,
+        "ann",
+        "t2",
+    )
+
+
+def test_a_letter_sent_again_that_dies_again_is_another_letter(log: Log) -> None:
+    message = log.start_run()
+    second = sent_again(log, message, dies(log, message))
+    body = e.MessageDeadLettered(to="writer/t2", reason="kills", attempts=3)
+    log.add("writer/t2", body, task="t2", handles=second)
+    rows = letter_rows(log)
+    assert [(row.id, row.address, row.redriven_task) for row in rows.values()] == [
+        (message, "writer/t1@1", "t2"),
+        (second, "writer/t2@1", None),
+    ]
+
+
+def test_what_is_told_of_a_letter_that_there_is_not_changes_nothing(log: Log) -> None:
+    log.add("dead/writer", e.DeadLetterEdited(letter="run/x@1.0", parts=(), by="ann"))
+    assert letter_rows(log) == {}
 
 
 # -- tasks -------------------------------------------------------------------------------------------------
@@ -200,6 +269,91 @@ def test_a_task_whose_message_died_before_it_started_has_failed(log: Log) -> Non
     assert run_row(log).state == "TASK_STATE_FAILED"
 
 
+def test_a_begun_task_whose_message_is_dead_lettered_has_failed(log: Log) -> None:
+    message = log.start_run()
+    log.start_task("writer/t1", "t1", message)
+    body = e.MessageDeadLettered(to="writer/t1", reason="kills", attempts=5, message=message)
+    log.add("writer/t1", body, task="t1", state="failed")
+    row = task_rows(log)["t1"]
+    assert (row.state, row.error_message, row.ended_at) == ("TASK_STATE_FAILED", "kills", log.events[-1].recorded_at)
+    assert (run_row(log).state, run_row(log).ended_at) == ("TASK_STATE_FAILED", row.ended_at)
+
+
+@pytest.mark.parametrize(
+    ("stream", "end", "state", "error"),
+    [
+        ("writer/t1", e.TaskFailed(error=ErrorInfo("Deadlock", "a, b")), "TASK_STATE_FAILED", "Deadlock"),
+        ("run/r1", e.TaskCanceled(reason="enough"), "TASK_STATE_CANCELED", "TaskCanceled"),
+        ("writer/t1", e.MessageDiscarded(kind="assign", reason="late"), "TASK_STATE_CANCELED", "MessageDiscarded"),
+    ],
+)
+def test_a_task_may_end_before_it_begins(log: Log, stream: str, end: e.Body, state: str, error: str) -> None:
+    log.add(stream, end, task="t1", handles=log.start_run())
+    row = task_rows(log)["t1"]
+    assert (row.state, row.error_type, row.started_at) == (state, error, None)
+    assert row.ended_at == log.events[-1].recorded_at
+    assert (run_row(log).state, run_row(log).ended_at) == (state, row.ended_at)
+
+
+def test_a_late_answer_that_is_discarded_ends_no_task(log: Log) -> None:
+    log.start_task("writer/t1", "t1", log.start_run())
+    log.add("writer/t1", e.MessageDiscarded(kind="reply", reason="late"), task="t1", handles="a/b@1.0")
+    assert task_rows(log)["t1"].ended_at is None
+    assert run_row(log).ended_at is None
+
+
+def test_a_retry_is_a_wait_that_its_timer_ends(log: Log) -> None:
+    log.start_task("writer/t1", "t1", log.start_run())
+    error = ErrorInfo("TimeoutError", "slow")
+    retry = e.TaskRetryScheduled(step="retry#0", error=error, due_at=DUE)
+    log.add("writer/t1", retry, task="t1", sends=[timer_of("t1", "writer/t1")], state="blocked")
+    (wait,) = task_rows(log)["t1"].waiting
+    assert (wait.kind, wait.on, wait.until) == ("timer", "retry after TimeoutError", DUE)
+    log.add("writer/t1", e.TimerFired(step="retry#0"), task="t1", handles="writer/t1@2.0", state="thinking")
+    row = task_rows(log)["t1"]
+    assert (row.waiting, row.actor_state, row.error_type) == ((), "thinking", None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        e.ToolCompleted(step="pay", tool="pay", result=VALUE, duration_ms=0, resolved_by="ann"),
+        e.ToolRequested(step="pay", fingerprint="f", tool="pay", arguments=VALUE, idempotency_key="k"),
+    ],
+)
+def test_an_unknown_outcome_waits_for_a_decision(log: Log, answer: e.Body) -> None:
+    log.start_task("writer/t1", "t1", log.start_run())
+    log.add("writer/t1", e.WaitStarted(step="ok", kind="decision"), task="t1")
+    log.add("writer/t1", e.ToolOutcomeUnknown(step="pay", tool="pay"), task="t1", state="waiting_review")
+    row = task_rows(log)["t1"]
+    assert [(wait.kind, wait.on, wait.unknown_tool) for wait in row.waiting] == [
+        ("decision", "decision", None),
+        ("decision", "outcome of tool pay", "pay"),
+    ]
+    assert row.state == "TASK_STATE_INPUT_REQUIRED"
+    log.add("writer/t1", answer, task="t1", handles="run/r1@2.0", state="thinking")
+    assert [wait.step for wait in task_rows(log)["t1"].waiting] == ["ok"]
+
+
+def test_a_task_that_is_to_stop_waits_for_nothing_that_it_waited_for_before(log: Log) -> None:
+    log.start_task("writer/t1", "t1", log.start_run())
+    log.add("writer/t1", e.QuestionAsked(step="review", fingerprint="f", to="reviewer/t2", task="t2"), task="t1")
+    log.add("writer/t1", e.TaskCancelRequested(reason="enough"), task="t1", handles="run/r1@2.0")
+    assert task_rows(log)["t1"].waiting == ()
+
+
+def test_of_very_many_waits_some_are_listed(log: Log) -> None:
+    log.start_task("writer/t1", "t1", log.start_run())
+    for number in range(tasks.MAX_WAITING + 100):
+        log.add(
+            "writer/t1", e.QuestionAsked(step=f"q#{number}", fingerprint="f", to="a/b", task=f"q{number}"), task="t1"
+        )
+    assert len(task_rows(log)["t1"].waiting) == tasks.MAX_WAITING
+    for number in range(tasks.MAX_WAITING + 100):
+        log.add("writer/t1", e.QuestionFailed(step=f"q#{number}", error=e.ErrorInfo("E", "")), task="t1")
+    assert task_rows(log)["t1"].waiting == ()
+
+
 def test_the_death_of_another_message_leaves_the_task_at_work(log: Log) -> None:
     log.start_task("writer/t1", "t1", log.start_run())
     log.add("writer/t1", e.MessageDeadLettered(to="writer/t1", reason="odd"), task="t1", handles="a/b@1.0")
@@ -219,6 +373,7 @@ def test_a_task_names_all_that_it_waits_for(log: Log) -> None:
     waiting = task_rows(log)["t1"].waiting
     assert [wait.on for wait in waiting] == ["reviewer/t2", "timer until 2030-01-02T00:59:00+00:00", "decision: may I?"]
     assert [wait.kind for wait in waiting] == ["question", "timer", "decision"]
+    assert [(wait.task, wait.until) for wait in waiting] == [("t2", None), (None, DUE), (None, None)]
     assert waiting[0].since == asked.recorded_at
 
 
@@ -250,9 +405,11 @@ def test_a_task_counts_its_steps_calls_tokens_and_costs(log: Log) -> None:
     log.add("writer/t1", model_completed("0.1", usage=usage), task="t1")
     log.add("writer/t1", model_completed("0.2"), task="t1")
     log.add("writer/t1", model_completed(None), task="t1")
+    log.add("writer/t1", model_failed("0.05", usage=usage), task="t1")
+    log.add("writer/t1", model_failed(None), task="t1")
     row = task_rows(log)["t1"]
-    assert (row.steps, row.model_calls, row.input_tokens, row.output_tokens) == (5, 3, 27, 34)
-    assert (row.cost, row.unpriced) == ({"USD": Decimal("0.3")}, 1)
+    assert (row.steps, row.model_calls, row.input_tokens, row.output_tokens) == (5, 3, 34, 58)
+    assert (row.cost, row.unpriced) == ({"USD": Decimal("0.35")}, 2)
 
 
 def test_progress_is_the_newest(log: Log) -> None:
@@ -286,6 +443,23 @@ def test_a_run_handed_off_ends_with_the_last_that_took_over(log: Log) -> None:
     assert run_row(log).state == "TASK_STATE_FAILED"
 
 
+def test_a_run_whose_dead_letter_was_sent_again_goes_on_with_the_new_task(log: Log) -> None:
+    message = log.start_run()
+    second = sent_again(log, message, dies(log, message))
+    row = run_row(log)
+    assert (row.answering, row.message, row.state, row.ended_at) == ("t2", second, "TASK_STATE_SUBMITTED", None)
+    log.start_task("writer/t2", "t2", second)
+    log.add("writer/t2", e.TaskCompleted(), task="t2", state="completed")
+    assert (run_row(log).state, run_row(log).root) == ("TASK_STATE_COMPLETED", "t1")
+
+
+def test_a_letter_of_another_task_sent_again_leaves_the_run_ended(log: Log) -> None:
+    log.start_task("writer/t9", "t9", log.start_run("writer/t9", "t9"))
+    log.add("writer/t9", e.TaskCompleted(), task="t9", state="completed")
+    sent_again(log, "a/b@1.0", dies(log, "a/b@1.0"))
+    assert (run_row(log).answering, run_row(log).state) == ("t9", "TASK_STATE_COMPLETED")
+
+
 def test_another_tasks_end_is_not_the_runs(log: Log) -> None:
     log.start_task("writer/t1", "t1", log.start_run())
     log.add("reviewer/t2", e.TaskCompleted(), task="t2", state="completed")
@@ -297,7 +471,7 @@ def test_what_belongs_to_no_run_is_no_run(log: Log) -> None:
     assert list(runs.fold(log.facts, {})) == []
 
 
-# -- agents, costs, audit ----------------------------------------------------------------------------------
+# -- agents, audit -----------------------------------------------------------------------------------------
 
 
 def test_an_actor_for_each_task_is_its_role_and_a_named_actor_is_itself(log: Log) -> None:
@@ -305,28 +479,28 @@ def test_an_actor_for_each_task_is_its_role_and_a_named_actor_is_itself(log: Log
     log.start_task("writer/t2", "t2", "m2", process="p2")
     log.start_task("writer/dave", "t3", "m3")
     log.add("writer/t1", model_completed("0.5"), task="t1")
-    log.add("writer/t1", e.TaskCompleted(), task="t1")
-    log.add("writer/dave", e.TaskCanceled(reason="enough"), task="t3")
+    log.add("writer/t1", model_failed("0.25"), task="t1")
+    log.add("writer/t1", e.TaskCompleted(), task="t1", state="completed")
+    log.add("writer/dave", e.TaskCanceled(reason="enough"), task="t3", state="canceled")
     rows: dict[str, agents.AgentRow] = {}
     agents.fold([fact for fact in log.facts if fact.event.type in agents.PROJECTION.handles], rows)  # type: ignore[operator]
     assert set(rows) == {"writer", "writer/dave"}
     writer, dave = rows["writer"], rows["writer/dave"]
-    assert (writer.tasks, writer.completed, writer.model_calls, writer.cost) == (2, 1, 1, {"USD": Decimal("0.5")})
+    assert (writer.tasks, writer.completed, writer.model_calls, writer.cost) == (2, 1, 1, {"USD": Decimal("0.75")})
     assert (dave.role, dave.tasks, dave.canceled, dave.last_process) == ("writer", 1, 1, "p1")
 
 
-def test_costs_are_by_day_agent_model_and_price_and_unknown_is_not_zero(log: Log) -> None:
-    log.add("writer/t1", model_completed("0.1"), task="t1")
-    log.add("writer/t1", model_completed("0.2"), task="t1")
-    log.add("writer/t1", model_completed(None), task="t1")
-    log.add(
-        "writer/t1",
-        e.ModelFailed(step="s", attempt=1, model="gpt-5", error=ErrorInfo("E", "m"), duration_ms=1),
-        task="t1",
-    )
-    priced, rest = costs.fold(log.facts)
-    assert (priced.day, priced.agent, priced.calls, priced.amount) == (date(2030, 1, 1), "writer", 2, Decimal("0.3"))
-    assert (rest.currency, rest.calls, rest.unpriced, rest.failed, rest.amount) == ("", 1, 1, 1, 0)
+def test_an_agent_counts_only_tasks_that_it_began(log: Log) -> None:
+    message = log.start_run("writer/dave")
+    log.start_task("writer/dave", "t1", message)
+    letter = e.MessageDeadLettered(to="writer/dave", reason="kills", attempts=5, message=message)
+    log.add("writer/dave", letter, task="t1", state="failed")
+    log.add("writer/dave", e.TaskFailed(error=ErrorInfo("Deadlock", "m")), task="t2", handles="a/b@1.0")
+    log.add("run/r1", e.TaskCanceled(reason="enough"), task="t3", handles="a/b@2.0")
+    log.add("dead/writer", e.MessageDeadLettered(to="writer", reason="no JSON", entry=b"{"), run="")
+    rows: dict[str, agents.AgentRow] = {}
+    agents.fold([fact for fact in log.facts if fact.event.type in agents.PROJECTION.handles], rows)  # type: ignore[operator]
+    assert [(row.agent, row.tasks, row.failed, row.canceled) for row in rows.values()] == [("writer/dave", 1, 1, 0)]
 
 
 def test_the_audit_trail_tells_what_happened_and_no_contents(log: Log) -> None:
@@ -336,7 +510,7 @@ def test_the_audit_trail_tells_what_happened_and_no_contents(log: Log) -> None:
     log.add("writer/t1", request, task="t1")
     failed = e.ToolFailed(step="s", tool="search", error=ErrorInfo("OSError", "secret"), duration_ms=9)
     log.add("writer/t1", failed, task="t1")
-    log.add("writer/t1", model_completed("0.1", text=secret), task="t1")
+    log.add("writer/t1", model_completed("0.1", message=secret), task="t1")
     log.add("writer/t1", e.MessageReceived(kind="reply", sender="a/b", content=secret), task="t1")
     log.add("writer/t1", e.MessageReceived(kind="decision", sender="run/r1", content=secret), task="t1")
     log.add("writer/t1", e.TaskFailed(error=ErrorInfo("ValueError", "secret")), task="t1")
