@@ -2,27 +2,34 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from actors.answers import receive
 from actors.definition import Definition
-from actors.fold import ActorFold, TaskFold
+from actors.fold import LOST, ActorFold, TaskFold
 from actors.journal import Journal
 from actors.loading import load_actor
+from actors.outgoing import error_reply
+from actors.quarantine import DEAD_AFTER, SUSPECT_AFTER
 from actors.work import Work
 from protocols import events as e
 from protocols.codec import new_event
-from protocols.errors import AlreadyHandled, AppendRefused, BadEvent, StoreUnavailable
-from protocols.messages import OPENS_TASK, Message
+from protocols.errors import (
+    AlreadyHandled,
+    AppendRefused,
+    CallboardError,
+    StoreUnavailable,
+    TaskCanceled,
+)
+from protocols.messages import OPENS_TASK, ErrorInfo, Message, error_info, value_of
 from protocols.names import parse_stream
-from protocols.ports import Appended, Delivery
+from protocols.ports import Appended, Delivery, Lease
 from protocols.states import RUNNING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from actors.runtime import Runtime
     from protocols.events import NewEvent
 
@@ -44,28 +51,32 @@ class Cell:
         "busy",
         "definition",
         "dropped",
-        "epoch",
         "fold",
         "journal",
+        "lease",
         "name",
         "refusal",
+        "run",
         "runtime",
         "stream",
+        "waits_turn",
         "work",
     )
 
-    def __init__(self, runtime: "Runtime", stream: str, definition: Definition, epoch: int) -> None:
+    def __init__(self, runtime: "Runtime", stream: str, definition: Definition, lease: Lease) -> None:
         self.runtime = runtime
         self.stream = stream
         self.name = parse_stream(stream)
         self.definition = definition
-        self.epoch = epoch
+        self.lease = lease
         self.fold: ActorFold | None = None  # None while it loads
         self.journal: Journal
         self.work: Work | None = None
         self.busy = False  # holds a slot of the runtime
+        self.run: str | None = None  # on whose account
+        self.waits_turn = False  # is a suspect, and waits to be alone
         self.dropped = False
-        self.refusal: BadEvent | None = None  # what its task wrote and the store can't take: the task is to fail of it
+        self.refusal: CallboardError | None = None  # what its task is to fail of as soon as it runs
         self._early: list[Delivery] = []  # came while it loads
         # tasks behind the one at work: for each the message that opens it, without its body, and what came for it since
         self._queue: OrderedDict[str, list[Delivery]] | None = None
@@ -84,6 +95,16 @@ class Cell:
             and (self.work is None or self.work.parked)
         )
 
+    @property
+    def suspect(self) -> bool:
+        """Whether it runs, and may be what kills its process."""
+        return self.busy and self.work is not None and not self.work.ended and self.work.fold.losses >= SUSPECT_AFTER
+
+    @property
+    def queued(self) -> Sequence[Message]:
+        """The messages that open the tasks behind the one at work, without their parts, in order."""
+        return [deliveries[0].message for deliveries in (self._queue or {}).values()]
+
     def holds(self, message: str) -> bool:
         """Whether a message is here and not settled."""
         return message in self._held
@@ -99,13 +120,21 @@ class Cell:
         fold = await load_actor(self.runtime.store, self.stream)
         at_work = fold.current if fold.at_work else None
         message = await self.runtime.store.message(at_work.message) if at_work is not None else None
+        # Only an actor that waits is ever dropped from memory: one in another state was lost with its process, and
+        # is found here by a message before recovery has come to it.
+        reason = self.runtime.why(self, at_work) if at_work and (takeover or fold.state in RUNNING) else None
+        losses = 0 if at_work is None else at_work.losses + (reason == LOST)
+        if SUSPECT_AFTER <= losses < DEAD_AFTER:
+            self.waits_turn = True
+            await self.runtime.alone(self)
+            self.waits_turn = False
+        if reason is not None:
+            await self.runtime.resend(self.stream)
         if self.dropped:
             return
         self._ready(fold)  # from here to the end at one stroke: a message that comes later finds the task at work
         if at_work is not None and message is not None:
-            # Only an actor that waits is ever dropped from memory: one in another state was lost with its process, and
-            # is found here by a message before recovery has come to it.
-            self._resume(at_work, message, takeover=takeover or fold.state in RUNNING)
+            self._resume(at_work, message, reason, losses)
         early, self._early = self._early, []
         for delivery in early:
             if not self.dropped:
@@ -119,16 +148,18 @@ class Cell:
             self.runtime.store, self.runtime.idle, self.stream, fold.version, self._committed, self.reload
         )
 
-    def _resume(self, task: TaskFold, message: Message, *, takeover: bool) -> None:
-        self.work = Work(self, self.definition, message, fresh=False, resumed=True)
-        if takeover:
+    def _resume(self, task: TaskFold, message: Message, reason: str | None, losses: int) -> None:
+        work = self.work = Work(self, self.definition, message, fresh=False, resumed=True)
+        if losses >= DEAD_AFTER:
+            work.die(f"its process was lost {losses} times in a row while the handler ran")
+            return
+        if reason is not None:
             attempt = task.attempt + 1
-            log.info("%s resumes, attempt %d", self.work, attempt)
-            self.work.write(
-                e.TaskResumed(process=self.runtime.process, epoch=self.epoch, attempt=attempt, reason="takeover")
-            )
-        self.work.start()
-        self.work.changed()
+            log.info("%s resumes, attempt %d: %s", work, attempt, reason)
+            process, epoch = self.runtime.process, self.lease.epoch
+            work.write(e.TaskResumed(process=process, epoch=epoch, attempt=attempt, reason=reason))
+        work.start()
+        work.changed()
 
     # -- messages --------------------------------------------------------------------------------------------------
 
@@ -155,9 +186,11 @@ class Cell:
         if current is not None and message.id in current.handled:
             self._settle(message.id)
         elif work is not None and message.task == work.message.task and not work.ended:
-            work.receive(message, lambda: self._settle(message.id))
+            receive(work, message, lambda: self._settle(message.id))
         elif self._queue and message.task in self._queue:
             self._queue[message.task].append(delivery)
+            if message.kind == "cancel":
+                self._cancel_queued(message)
         elif message.kind not in OPENS_TASK or (current is not None and message.task == current.task):
             self.discard(message, lambda: self._settle(message.id), "its task has ended")
         elif work is not None:
@@ -179,16 +212,40 @@ class Cell:
         self.work.start()
         self.work.changed()
 
+    def _cancel_queued(self, cancel: Message) -> None:
+        """A task is cancelled before it began."""
+        reason = str(value_of(cancel.parts[0])) if cancel.parts else ""
+        info = ErrorInfo(type=TaskCanceled.__name__, message=reason)
+        self._close_queued(cancel.task, e.TaskCanceled(reason=reason), info, "its task was canceled before it began")
+
+    def refuse(self, task: str, error: CallboardError) -> None:
+        """A task that is queued here can never begin: it fails."""
+        info = error_info(error)
+        self._close_queued(task, e.TaskFailed(error=info), info, "its task was refused")
+
+    def _close_queued(self, task: str, body: e.Body, error: ErrorInfo, reason: str) -> None:
+        assert self._queue is not None
+        opening, *further = self._queue.pop(task)
+        message = opening.message
+        self._close(message, body, lambda: self._settle(message.id), sends=error_reply(message, error))
+        for delivery in further:
+            late = delivery.message
+            self.discard(late, lambda late=late: self._settle(late.id), reason)  # type: ignore[misc]
+
     def discard(self, message: Message, then: Callable[[], None], reason: str) -> None:
         """Close a message that nobody waits for."""
         body = e.MessageDiscarded(kind=message.kind, reason=reason)
+        self._close(message, body, then, sends=self._forwarded(message))
+
+    def _close(self, message: Message, body: e.Body, then: Callable[[], None], *, sends: tuple[Message, ...]) -> None:
+        """Write an event that closes a message, and that is not about the task at work."""
         meta = e.Meta(
             run=message.run,
             task=message.task,
             role=self.name.role,
             handles=message.id,
             causation=message.id,
-            sends=self._forwarded(message),
+            sends=sends,
             traceparent=message.traceparent,
             tenant=message.tenant,
         )

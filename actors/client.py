@@ -1,22 +1,22 @@
 """The outside: starts runs, sends further messages into them, and waits for their results."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
-from actors.directory import Directory, Receiver
+from actors.directory import Directory
+from actors.inputs import check_payload, times
 from protocols import events as e
 from protocols.codec import body_of, new_event
-from protocols.errors import BadPayload, TaskCanceled, TaskFailed, UnknownRun
-from protocols.messages import Kind, Message, Priority, encode_json, part_of
-from protocols.names import message_id, new_id, role_of, run_stream
-from protocols.ports import ANY, NO_STREAM, Bus, EventStore, Route
+from protocols.errors import AlreadyHandled, TaskCanceled, TaskFailed, UnknownRun
+from protocols.messages import Kind, Message, Priority, part_of
+from protocols.names import check_tenant, message_id, new_id, role_of, run_stream
+from protocols.ports import ANY, NO_STREAM, Bus, Clock, EventStore, Expected, SystemClock
 from protocols.trace import root_traceparent
 
 
@@ -30,24 +30,37 @@ class Sent(msgspec.Struct, frozen=True):
     position: int
 
 
+class Target(msgspec.Struct, frozen=True):
+    """A task that a message is for. `opening` is the id of the message that opens it, where that is only due later."""
+
+    task: str
+    actor: str
+    opening: str | None = None
+
+
 class Client:
     """Sends from outside; made by `open`, which owns the one reader of the log that all waits share."""
 
-    def __init__(self, store: EventStore, bus: Bus, directory: Directory, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, store: EventStore, bus: Bus, directory: Directory, group: asyncio.TaskGroup, clock: Clock
+    ) -> None:
         self._store = store
         self._bus = bus
         self._directory = directory
         self._group = group
+        self._clock = clock
         self._waiting: dict[str, asyncio.Future[Any]] = {}  # by the id of the task that will answer
         self._tail: asyncio.Task[None] | None = None
         self._seen = 0  # the tail has read the log up to here
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, store: EventStore, bus: Bus, directory: Directory) -> AsyncIterator["Client"]:
+    async def open(
+        cls, store: EventStore, bus: Bus, directory: Directory, clock: Clock | None = None
+    ) -> AsyncIterator["Client"]:
         """A client; on leaving, its reader ends and waits are cancelled."""
         async with asyncio.TaskGroup() as group:
-            client = cls(store, bus, directory, group)
+            client = cls(store, bus, directory, group, clock or SystemClock())
             try:
                 yield client
             finally:
@@ -66,6 +79,7 @@ class Client:
         task: str | None = None,
         kind: Kind = "assign",
         priority: Priority = "normal",
+        delay_s: float | None = None,
         deadline: datetime | None = None,
         tenant: str | None = None,
         origin: str = "python",
@@ -73,9 +87,13 @@ class Client:
         """Send a message, in a new run or in one that exists; it is in the log on return, one for each receiver.
 
         `to` is a role, role/key, or topic/NAME. `task` addresses a task at work of the actor role/key. A payload for
-        a new task is checked against what the role says it takes. Raises BadName, UnknownRole, UnknownTopic,
-        UnknownRun, BadPayload, StoreUnavailable.
+        a new task is checked against what the role says it takes. It is delivered after `delay_s` seconds, and its
+        task fails at its `deadline`, which is aware. Raises BadName, UnknownRole, UnknownTopic, UnknownRun,
+        BadPayload, BadOption, Busy, StoreUnavailable.
         """
+        due_at, deadline = times(self._clock.now(), delay_s, deadline)
+        if tenant is not None:
+            check_tenant(tenant)
         receivers = await self._directory.resolve(to, key)
         part = part_of(payload)
         if task is None:
@@ -94,25 +112,66 @@ class Client:
             parts=(part,),
             priority=priority,
             deadline=deadline,
+            due_at=due_at,
             traceparent=root_traceparent(run_id),
             tenant=tenant,
         )
+        await self._bus.check_room()
         sends = [msgspec.structs.replace(first, to=there.stream, task=task or there.task) for there in receivers]
-        return await self._append(stream, sends, receivers[0], origin=origin, new=run is None)
+        if run is not None:
+            return await self._append(stream, sends, e.RunContinued(origin=origin))
+        first_there = receivers[0]
+        body = e.RunStarted(task=first_there.task, to=first_there.stream, origin=origin)
+        return await self._append(stream, sends, body, expected=NO_STREAM)
 
     async def cancel(self, run: str, task: str, actor: str, reason: str) -> Sent:
         """Ask an actor to stop a task; what the task asked others for is stopped too. Raises UnknownRun."""
-        message = Message(
-            kind="cancel",
-            to=actor,
+        message = self._to_task(run, Target(task, actor), "cancel", reason)
+        return (await self._append(run_stream(run), [message], e.RunContinued()))[0]
+
+    async def cancel_all(self, run: str, tasks: Sequence[Target], reason: str) -> None:
+        """Ask for the end of some tasks of a run, in one commit; what they asked others for is stopped too.
+
+        A task whose opening message is only due later is ended here and now: a message is handled once, so either
+        this ends it, or its actor has begun it in the meantime, and is asked. Raises UnknownRun.
+        """
+        queued = {target.opening: target for target in tasks if target.opening is not None}
+        while True:
+            asked = [target for target in tasks if target.opening not in queued]
+            sends = [self._to_task(run, target, "cancel", reason) for target in asked]
+            ended = [
+                new_event(e.TaskCanceled(reason=reason), e.Meta(run=run, task=target.task, handles=opening))
+                for opening, target in queued.items()
+            ]
+            try:
+                await self._append(run_stream(run), sends, e.RunContinued(), *ended)
+            except AlreadyHandled as begun:
+                del queued[begun.message]
+            else:
+                return
+
+    async def decide(self, run: str, task: str, actor: str, step: str, decision: object) -> Sent:
+        """Give a task at work the decision that one of its steps waits for. Raises UnknownRun."""
+        message = self._to_task(run, Target(task, actor), "decision", decision, step=step)
+        return (await self._append(run_stream(run), [message], e.RunContinued()))[0]
+
+    async def wake(self, run: str, task: str, actor: str, step: str) -> Sent:
+        """Let a task look again at what it waits for in this step, though its time has not come. Raises UnknownRun."""
+        message = self._to_task(run, Target(task, actor), "timer", None, step=step)
+        return (await self._append(run_stream(run), [message], e.RunContinued()))[0]
+
+    def _to_task(self, run: str, target: Target, kind: Kind, payload: object, step: str | None = None) -> Message:
+        return Message(
+            kind=kind,
+            to=target.actor,
             sender=run_stream(run),
             run=run,
-            task=task,
-            parts=(part_of(reason),),
+            task=target.task,
+            step=step,
+            parts=(part_of(payload),),
             priority="high",
             traceparent=root_traceparent(run),
         )
-        return (await self._append(run_stream(run), [message], Receiver(actor, task), origin="", new=False))[0]
 
     async def wait(self, sent: Sent, *, returns: Any = None) -> Any:
         """The result of the task, once it (or whoever it was handed to) has ended.
@@ -136,32 +195,38 @@ class Client:
         return await self.wait(sent, returns=returns)
 
     async def _append(
-        self, stream: str, sends: list[Message], first: Receiver, *, origin: str, new: bool
+        self,
+        stream: str,
+        sends: Sequence[Message],
+        body: e.Body,
+        *more: e.NewEvent,
+        expected: Expected = ANY,
     ) -> list[Sent]:
-        meta = e.Meta(run=sends[0].run, sends=tuple(sends), traceparent=sends[0].traceparent, tenant=sends[0].tenant)
-        body: e.Body
-        if new:
-            body = e.RunStarted(task=first.task, to=first.stream, origin=origin)
-        else:
-            body = e.RunContinued(origin=origin)
-            if not [event async for event in self._store.read_stream(stream, before=2)]:
-                raise UnknownRun(sends[0].run)
-        appended = await self._store.append(stream, [new_event(body, meta)], NO_STREAM if new else ANY)
+        """Append an event that sends these messages, and others, to the run's stream. Raises UnknownRun."""
+        run = stream.partition("/")[2]
+        if expected is ANY and not [event async for event in self._store.read_stream(stream, before=2)]:
+            raise UnknownRun(run)
+        events = list(more)
+        if sends:
+            meta = e.Meta(run=run, sends=tuple(sends), traceparent=sends[0].traceparent, tenant=sends[0].tenant)
+            events.insert(0, new_event(body, meta))
+        appended = await self._store.append(stream, events, expected)
+        version = appended.version - len(more)
         sent = [
-            msgspec.structs.replace(message, id=message_id(stream, appended.version, place))
+            msgspec.structs.replace(message, id=message_id(stream, version, place))
             for place, message in enumerate(sends)
         ]
-        self._bus.publish(sent)
+        self._bus.publish(message for message in sent if message.due_at is None)
         return [Sent(m.run, m.task, m.to, m.id, appended.position) for m in sent]
 
     async def _look_back(self, sent: Sent) -> None:
         """A task may have ended before anybody waited for it, and before the point from which the log is followed."""
-        stream, task = sent.actor, sent.task
-        async for event in self._store.read_stream(stream):
-            if event.meta.task == task and event.type in e.ENDS_TASK:
-                moved = self._ended(event)
-                if moved is not None:
-                    await self._look_back(moved)
+        for stream in (sent.actor, run_stream(sent.run)):
+            async for event in self._store.read_stream(stream):
+                if event.meta.task == sent.task and event.type in e.ENDS_TASK:
+                    moved = self._ended(event)
+                    if moved is not None:
+                        await self._look_back(moved)
 
     async def _follow(self, after: int) -> None:
         async for page in self._store.subscribe(after=after):
@@ -188,32 +253,14 @@ class Client:
         return None
 
 
-def check_payload(route: Route, payload: Any) -> None:
-    """Raise BadPayload if a role's handlers say that they don't take this."""
-    if route.input_schema is None:
-        return
-    validator = _validator(route.input_schema)
-    plain = msgspec.json.decode(encode_json(payload))  # as it will arrive: a tuple is an array
-    if not validator.is_valid(plain):
-        from jsonschema.exceptions import best_match
-
-        accepted = " or ".join(skill.examples[0] for skill in route.card.skills) if route.card else "another form"
-        raise BadPayload(route.role, best_match(validator.iter_errors(plain)).message, accepted)
-
-
-@cache
-def _validator(schema: bytes) -> Any:
-    from jsonschema import Draft202012Validator  # 70 ms, and only who sends needs it
-
-    return Draft202012Validator(msgspec.json.decode(schema))
-
-
 def _error(event: e.Event, body: e.Body) -> Exception | None:
     task, actor = event.meta.task or "", event.stream
     if isinstance(body, e.TaskFailed):
         return TaskFailed(task, actor, body.error.type, body.error.message, body.error.traceback)
     if isinstance(body, e.TaskCanceled):
         return TaskCanceled(task, actor, body.reason)
+    if isinstance(body, e.MessageDeadLettered):
+        return TaskFailed(task, actor, "MessageDeadLettered", body.reason)
     return None
 
 

@@ -6,29 +6,34 @@ Each method below that does something is a *step*: its outcome is recorded under
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, Final, TypeVar
 
 import msgspec
 
+from actors.asking import Asking
+from actors.cancellation import PREFIX, Compensation, hand_on, new_ground
 from actors.definition import Handoff
-from actors.fold import StepRecord
-from actors.function_calls import call_step, call_tool, return_type
-from actors.model_calls import call_model
-from actors.models import ModelReply, Prompt
-from actors.steps import StepCounter, enter_branch, fingerprint
+from actors.function_calls import ToolUse, call_step, repeatable, return_type, use_tool
+from actors.outgoing import outgoing
+from actors.recorded import decode
+from actors.steps import enter_branch, fingerprint
+from actors.tools.declaration import declared
 from actors.values import large, load_value
 from protocols import events as e
 from protocols.a2a import Artifact
 from protocols.codec import digest
-from protocols.errors import Detached, StepFailed, StepInputChanged, TaskCanceled, TaskFailed
-from protocols.messages import ErrorInfo, Kind, ReplyTo, encode_json, part_of
-
-if TYPE_CHECKING:
-    from actors.work import Work
+from protocols.errors import ValueRefused
+from protocols.messages import Kind, ReplyTo, encode_json, part_of
+from protocols.money import ValueRule
+from protocols.redaction import redact
 
 T = TypeVar("T")
+
+MAX_GIVEN: Final = 200  # characters of a value from outside that the log keeps
+BRANCHES_A_TURN: Final = 50  # begun before the event loop turns: a hundred thousand at once would stop it for seconds
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -39,30 +44,10 @@ class Received(msgspec.Struct, frozen=True):
     content: Any
 
 
-class Context:
+class Context(Asking):
     """The context of one task at work. It belongs to one run of the handler and can't be used after that."""
 
-    __slots__ = ("_counter", "_live", "_received", "_state", "_task")
-
-    def __init__(self, work: "Work") -> None:
-        self._live: Work | None = work
-        self._task = work.message.task
-        self._counter = StepCounter()
-        self._received: dict[Kind, int] = {}
-        self._state: str | None = None  # of the role's machine, where the handler has come to; None: as it began
-
-    def __repr__(self) -> str:
-        return f"Context({self._live or self._task})"
-
-    def detach(self) -> None:
-        """From now on every call raises Detached."""
-        self._live = None
-
-    @property
-    def _work(self) -> "Work":
-        if self._live is None:
-            raise Detached(self._task)
-        return self._live
+    __slots__ = ()
 
     # -- who and where -------------------------------------------------------------------------------------------
 
@@ -117,46 +102,35 @@ class Context:
         as `returns`, by default the function's annotated type. The step's name is the function's, unless given.
         Raises StepFailed with the function's error, also when the failure is an old one; StepInputChanged.
         """
-        key = self._counter.next(name or function.__name__)
         mark = fingerprint((args, kwargs))
+        key, record = await self._step(name or function.__name__, mark)
         returns = returns or return_type(function)
-        record = self._recorded(key, mark)
         if record is not None and record.done:
             return await self._outcome(key, record, returns)
         encoded = await call_step(self._work, key, mark, function, args, kwargs)
-        return _decode(encoded, returns)
+        return decode(encoded, returns)
 
     async def tool(
         self, function: Callable[..., Any], *, name: str | None = None, returns: Any = None, **arguments: Any
     ) -> Any:
         """Call a tool: a step whose request is in the log before it runs, with its arguments.
 
-        A tool that has a parameter `idempotency_key` is given one: the same for every attempt of this step. A tool
-        whose process was lost in mid-call is called again. Raises StepFailed, StepInputChanged.
+        A tool that has a parameter `idempotency_key` is given one: the same for every attempt of this step. When the
+        process is lost in mid-call, such a tool is called again, and so is one marked `@tool(idempotent=True)`. With
+        any other the task waits for a person to say what happened (`callboard resolve`).
+        Raises StepFailed, StepInputChanged.
         """
         tool = name or function.__name__
-        key = self._counter.next(tool)
-        mark = fingerprint(arguments)
-        returns = returns or return_type(function)
-        record = self._recorded(key, mark)
-        if record is not None and record.done:
-            return await self._outcome(key, record, returns)
-        encoded = await call_tool(self._work, key, mark, tool, function, arguments, requested=record is not None)
-        return _decode(encoded, returns)
-
-    async def model(
-        self, prompt: Prompt, *, model: str | Sequence[str] | None = None, name: str = "model", **parameters: Any
-    ) -> ModelReply:
-        """Ask a language model. `prompt` is a text, or chat messages as dicts with `role` and `content`.
-
-        `model` names another model than the role's, or several that are tried in order; `parameters` (temperature,
-        max_tokens ...) go to the provider. Raises ModelFailed when none answered, StepInputChanged.
-        """
-        work = self._work
-        models = (model,) if isinstance(model, str) else tuple(model or work.definition.models)
-        key = self._counter.next(name)
-        record = self._recorded(key, fingerprint((prompt, parameters)))
-        return await call_model(work, key, record, prompt, models, parameters)
+        traits = declared(function)[0]
+        use = ToolUse(
+            tool=tool,
+            function=function,
+            arguments=arguments,
+            repeatable=repeatable(function),
+            untrusted=traits.untrusted,
+        )
+        key, _ = await self._step(tool, use.fingerprint)
+        return decode(await use_tool(self._work, key, use, self), returns or return_type(function))
 
     async def ask(
         self,
@@ -175,13 +149,26 @@ class Context:
         answer is given as `returns`, by default as plain data. With `timeout_s` it must come in time.
         Raises TaskFailed or TaskCanceled if it did not end well, UnknownRole, StepInputChanged.
         """
-        step = self._counter.next(name or f"ask:{to}")
-        mark = fingerprint((to, key, kind, payload))
-        record = self._recorded(step, mark)
-        if record is None:
+        step, _ = await self._step(name or f"ask:{to}", fingerprint((to, key, kind, payload)))
+        return await self._ask_actor(step, to, payload, key=key, kind=kind, returns=returns, timeout_s=timeout_s)
+
+    async def _ask_actor(
+        self,
+        step: str,
+        to: str,
+        payload: Any,
+        *,
+        key: str | None,
+        kind: Kind,
+        returns: Any = None,
+        timeout_s: float | None,
+    ) -> Any:
+        record = self._work.fold.steps.get(step)
+        if record is None or record.again:
             work = self._work
             there = await work.cell.runtime.directory.resolve_one(to, key)
-            message = self._work.outgoing(
+            message = outgoing(
+                work.message,
                 kind,
                 there.stream,
                 there.task,
@@ -191,10 +178,9 @@ class Context:
                 deadline=self._deadline(timeout_s),
             )
             sends = [message]
-            if timeout_s is not None:
-                sends.append(
-                    work.outgoing("timer", work.message.to, self._task, None, step=step, due_at=message.deadline)
-                )
+            if timeout_s is not None and message.deadline is not None:
+                sends.append(work.timer(step, message.deadline))
+            mark = fingerprint((to, key, kind, payload))
             asked = e.QuestionAsked(step=step, fingerprint=mark, to=there.stream, task=there.task)
             self._work.write(asked, sends=tuple(sends))
         return await self._outcome(step, await self._answered(step), returns)
@@ -212,12 +198,14 @@ class Context:
         `to` is a role, role/key, or topic/NAME for every role that subscribes to it. With `task` it goes to that task
         of the actor, if it is at work. Raises UnknownRole, UnknownTopic, StepInputChanged.
         """
-        step = self._counter.next(f"tell:{to}")
         mark = fingerprint((to, key, kind, payload))
-        if self._recorded(step, mark) is None:
+        step, record = await self._step(f"tell:{to}", mark)
+        if record is None:
             receivers = await self._work.cell.runtime.directory.resolve(to, key)
             work = self._work
-            sends = tuple(work.outgoing(kind, there.stream, task or there.task, payload) for there in receivers)
+            sends = tuple(
+                outgoing(work.message, kind, there.stream, task or there.task, payload) for there in receivers
+            )
             work.write(e.MessageSent(step=step, fingerprint=mark), sends=sends)
 
     async def receive(self, kind: Kind, *, note: str = "", returns: Any = None) -> Received:
@@ -230,12 +218,13 @@ class Context:
         self._received[kind] = count + 1
         arrived = work.fold.received.setdefault(kind, [])
         if len(arrived) <= count:
+            await new_ground(work)
             step = f"receive:{kind}#{count}"
             if step not in work.fold.steps:
                 work.write(e.WaitStarted(step=step, kind=kind, note=note))
             await work.wait(step)
         message = work.fold.received[kind][count]
-        return Received(message.kind, message.sender, _decode(await load_value(work.store, message.content), returns))
+        return Received(message.kind, message.sender, decode(await load_value(work.store, message.content), returns))
 
     async def sleep(self, seconds: float) -> None:
         """Wait so long, by the wall clock; the time goes on while nothing of the system runs.
@@ -244,12 +233,11 @@ class Context:
         """
         if seconds < 0:
             raise ValueError(f"seconds={seconds}: at least 0")
-        step = self._counter.next("sleep")
-        if self._recorded(step, "") is None:
+        step, record = await self._step("sleep", "")
+        if record is None:
             work = self._work
             due_at = work.cell.runtime.clock.now() + timedelta(seconds=seconds)
-            timer = work.outgoing("timer", work.message.to, self._task, None, step=step, due_at=due_at)
-            work.write(e.TimerSet(step=step, due_at=due_at), sends=(timer,))
+            work.write(e.TimerSet(step=step, due_at=due_at), sends=(work.timer(step, due_at),))
         await self._answered(step)
 
     async def gather(self, *awaitables: Awaitable[T], limit: int | None = None) -> list[T]:
@@ -263,6 +251,8 @@ class Context:
         results: list[Any] = [None] * len(awaitables)
         pending = iter(enumerate(awaitables))
 
+        hand_on()
+
         async def worker() -> None:
             for branch, awaitable in pending:
                 enter_branch(scope, branch)
@@ -270,8 +260,10 @@ class Context:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(limit or len(awaitables), len(awaitables))):
-                    group.create_task(worker())
+                for number in range(min(limit or len(awaitables), len(awaitables))):
+                    group.create_task(worker(), name=self._name)
+                    if number % BRANCHES_A_TURN == BRANCHES_A_TURN - 1:
+                        await asyncio.sleep(0)
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
         finally:
@@ -280,19 +272,30 @@ class Context:
                     awaitable.close()
         return results
 
+    def on_cancel(self, function: Callable[..., Any], *args: Any, name: str | None = None, **kwargs: Any) -> None:
+        """Call this if the task is cancelled: a step, recorded and done once, like those of `step`.
+
+        Of several, the last one is called first. What a handler does in its own `finally` is done before. All of it
+        together gets the role's `limits.cancel_s`.
+        """
+        step = self._counter.next(f"{PREFIX}on_cancel:{name or function.__name__}")
+        self._work.compensations.append(Compensation(step, function, args, kwargs))
+
     # -- what others see -------------------------------------------------------------------------------------------
 
     async def artifact(self, name: str, content: Any, *, media_type: str | None = None, description: str = "") -> None:
         """Keep something that the task made: text, bytes, or what msgspec can make JSON of."""
-        step = self._counter.next(f"artifact:{name}")
         part = part_of(content)
         if media_type:
             part = msgspec.structs.replace(part, media_type=media_type)
-        made = Artifact(artifact_id=f"{self._task}:{step}", name=name, description=description or None, parts=(part,))
-        encoded = encode_json(made)
-        mark = digest(encoded)
-        if self._recorded(step, mark) is None:
+        mark = digest(encode_json((part, description)))
+        step, record = await self._step(f"artifact:{name}", mark)
+        if record is None:
             work = self._work
+            made = Artifact(
+                artifact_id=f"{self._task}:{step}", name=name, description=description or None, parts=(part,)
+            )
+            encoded = encode_json(made)
             if large(encoded):
                 [blob] = await work.store.put_blobs([encoded])
                 self._work.write(e.ArtifactAdded(step=step, fingerprint=mark, name=name, blob=blob))
@@ -301,65 +304,52 @@ class Context:
 
     async def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Tell how far the task is."""
-        step = self._counter.next("progress")
-        if self._recorded(step, "") is None:
+        step, record = await self._step("progress", "")
+        if record is None:
             self._work.write(e.TaskProgressed(step=step, done=done, total=total, note=note))
+
+    async def check_value(self, name: str, given: str | int | Decimal, rule: ValueRule) -> Decimal:
+        """Hold an amount or a measurement from outside against a rule; what was accepted or refused is on record.
+
+        Gives the value as the rule rounds it. Raises ValueRefused, with the reason.
+        """
+        mark = fingerprint((name, str(given), str(rule)))
+        key, record = await self._step(f"check:{name}", mark)
+        if record is None:
+            checked = rule.check(given)
+            value = "" if checked.value is None else str(checked.value)
+            body = e.ValueChecked(
+                step=key,
+                fingerprint=mark,
+                name=name,
+                given=redact(str(given))[:MAX_GIVEN],
+                rule=str(rule),
+                accepted=checked.accepted,
+                value=value,
+                reason=checked.reason,
+            )
+            self._work.write(body)
+        else:
+            assert isinstance(record.result, e.ValueChecked)
+            body = record.result
+        if not body.accepted:
+            raise ValueRefused(name, body.given, body.reason, body.rule, key)
+        return Decimal(body.value)
 
     async def trigger(self, trigger: str) -> str:
         """Move the role's own state machine; gives its new state. Raises IllegalTrigger."""
-        step = self._counter.next(f"trigger:{trigger}")
+        step, record = await self._step(f"trigger:{trigger}", "")
         work = self._work
-        record = work.fold.steps.get(step)
         if record is not None and isinstance(record.result, e.StateChanged):
             self._state = record.result.to
         else:
             self._state = work.trigger(step, trigger, self.state)
         return self._state
 
-    # -- inside ------------------------------------------------------------------------------------------------------
-
-    def _recorded(self, key: str, mark: str) -> StepRecord | None:
-        """What the log has of a step; raises StepInputChanged if it had another input (or logs it, by option)."""
-        work = self._work
-        record = work.fold.steps.get(key)
-        if record is not None and record.fingerprint not in (mark, ""):  # an event without one fits any input
-            if work.definition.actor.on_changed_input == "error":
-                raise StepInputChanged(key)
-            work.warn("step %s was recorded with another input; its recorded result stands", key)
-        return record
-
-    async def _answered(self, step: str) -> StepRecord:
-        work = self._work
-        record = work.fold.steps[step]
-        if not record.done:
-            await work.wait(step)
-        return record
-
-    async def _outcome(self, step: str, record: StepRecord, returns: Any) -> Any:
-        """A recorded step's result, or its error raised again."""
-        if record.error is not None:
-            raise _failure(step, record.error, record.request)
-        result: e.Stored | None = getattr(record.result, "result", None)
-        return None if result is None else _decode(await load_value(self._work.store, result), returns)
-
-    def _deadline(self, timeout_s: float | None) -> datetime | None:
-        mine = self._work.message.deadline
-        if timeout_s is None:
-            return mine
-        there = self._work.cell.runtime.clock.now() + timedelta(seconds=timeout_s)
-        return there if mine is None else min(mine, there)
-
-
-def _failure(step: str, error: ErrorInfo, request: e.Body | None) -> Exception:
-    if not isinstance(request, e.QuestionAsked):
-        return StepFailed(step, error.type, error.message)
-    if error.type == TaskCanceled.__name__:
-        return TaskCanceled(request.task, request.to, error.message)
-    return TaskFailed(request.task, request.to, error.type, error.message)
-
-
-def _decode(encoded: bytes, returns: Any) -> Any:
-    return msgspec.json.decode(encoded, type=Any if returns is None else returns)
+    @property
+    def _name(self) -> str:
+        """Of the asyncio tasks that run here."""
+        return f"{self._work.definition.role}<{self._task}>"
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -18,14 +18,18 @@ import msgspec
 from msgspec import UNSET
 
 from actors.machine import Machine, role_machine
+from actors.policies import Cache, Caps, Memory, Retry, TimeLimits
+from actors.toolbox import ToolLike, check_tools
+from actors.tools.policy import ToolPolicy
 from protocols.a2a import AgentCapabilities, AgentCard, AgentSkill, Part
-from protocols.errors import BadDefinition, BadName, BadPayload
+from protocols.errors import BadDefinition, BadName, BadPayload, CallboardError
 from protocols.messages import OPENS_TASK, Kind, Message
 from protocols.names import check_role
 from protocols.ports import Route
 
 CARD_VERSION: Final = "1"
 _HANDLES: Final = "__callboard_kinds__"
+_RETRY: Final = "__callboard_retry__"
 
 Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
@@ -52,6 +56,10 @@ class Actor:
     `model` names the model of `ctx.model`, or several, tried in order. `topics` are the broadcasts it takes.
     `states`, `transitions` (dicts for the transitions library) and `initial` declare a machine of the role's own,
     which `ctx.trigger` moves. `on_changed_input` says what to do when a recorded step comes with another input.
+    `retry` tells which errors are worth another try, and how often; `limits` how long a task may take; `max_at_work`
+    how many of the role's tasks one process works on at a time. `caps` limit what a task may do; `memory` is how much
+    of its conversation an actor remembers; `cache` whether answers are used again; with `stream` they come in pieces,
+    which people can watch. `tools` are those of `ctx.run_tools`, and `tool_policy` what of them is allowed.
     """
 
     role: ClassVar[str] = ""
@@ -61,16 +69,33 @@ class Actor:
     transitions: ClassVar[Sequence[Mapping[str, Any]]] = ()
     initial: ClassVar[str] = ""
     on_changed_input: ClassVar[Literal["error", "warn"]] = "error"
+    retry: ClassVar[Retry] = Retry()
+    limits: ClassVar[TimeLimits] = TimeLimits()
+    max_at_work: ClassVar[int | None] = None
+    stream: ClassVar[bool] = False
+    memory: ClassVar[Memory] = Memory()
+    cache: ClassVar[Cache | None] = None
+    caps: ClassVar[Caps] = Caps()
+    tools: ClassVar[Sequence[ToolLike]] = ()
+    tool_policy: ClassVar[Sequence[ToolPolicy]] = ()
+
+    def choose_model(self, payload: Any) -> str | Sequence[str]:  # noqa: ARG002 - for those who override it
+        """The models or tiers of this task: by default the role's `model`. Override it to choose by the input."""
+        return self.model
 
 
-def handler(*kinds: Kind) -> Callable[[Method], Method]:
-    """Mark a further handler; with kinds, it takes only messages of these. Raises BadName for an unknown kind."""
+def handler(*kinds: Kind, retry: Retry | None = None) -> Callable[[Method], Method]:
+    """Mark a further handler; with kinds, it takes only messages of these. `retry` takes the place of the role's.
+
+    Raises BadName for an unknown kind.
+    """
     for kind in kinds:
         if kind not in OPENS_TASK:
             raise BadName("handler kind", kind, f"one of {', '.join(sorted(OPENS_TASK))}")
 
     def mark(method: Method) -> Method:
         setattr(method, _HANDLES, frozenset(kinds) or OPENS_TASK)
+        setattr(method, _RETRY, retry)
         return method
 
     return mark
@@ -85,6 +110,7 @@ class Handler:
         self.payload = payload
         self.returns = returns
         self.kinds: frozenset[str] = getattr(method, _HANDLES, OPENS_TASK)
+        self.retry: Retry | None = getattr(method, _RETRY, None)
         self.type_names = {t.__name__ for t in (typing.get_args(payload) or (payload,)) if isinstance(t, type)}
         self._decoder = msgspec.json.Decoder(payload if payload is not Message else Any)
 
@@ -126,14 +152,21 @@ class Definition:
         ]
         if not self.handlers:
             raise BadDefinition(actor.__name__, "it has no `async def handle(self, payload, ctx)`")
-        self.models = _names(actor, "model", (actor.model,) if isinstance(actor.model, str) else actor.model)
+        _names(actor, "model", (actor.model,) if isinstance(actor.model, str) else actor.model)
         self.topics = _names(actor, "topics", actor.topics)
         if actor.on_changed_input not in ("error", "warn"):
             raise BadDefinition(
                 actor.__name__, f"its on_changed_input is {actor.on_changed_input!r}, not 'error' or 'warn'"
             )
+        self.limits = actor.limits
+        self.max_at_work = actor.max_at_work
+        _check_policies(actor)
         self.machine: Machine | None = role_machine(actor.__name__, actor.states, actor.transitions, actor.initial)
         self.description = (inspect.getdoc(actor) or self.role).partition("\n")[0]
+
+    def retry(self, handler: Handler | None) -> Retry:
+        """What a handler declares about retries, or else the role."""
+        return self.actor.retry if handler is None or handler.retry is None else handler.retry
 
     def __repr__(self) -> str:
         return f"Definition({self.role}: {', '.join(h.name for h in self.handlers)})"
@@ -215,6 +248,22 @@ def _handler(actor: type[Actor], name: str, method: Callable[..., Any]) -> Handl
         raise BadDefinition(what, f"an annotation can't be resolved ({error})") from error
     except TypeError as error:
         raise BadDefinition(what, f"its payload type can't come from JSON ({error})") from error
+
+
+def _check_policies(actor: type[Actor]) -> None:
+    for name, kind in (("retry", Retry), ("limits", TimeLimits), ("memory", Memory), ("caps", Caps), ("cache", Cache)):
+        given = getattr(actor, name)
+        if not isinstance(given, kind) and not (name == "cache" and given is None):
+            raise BadDefinition(actor.__name__, f"its {name} is {given!r}, not a {kind.__name__}(...)")
+    if not all(isinstance(policy, ToolPolicy) for policy in actor.tool_policy):
+        raise BadDefinition(actor.__name__, f"its tool_policy is {actor.tool_policy!r}, not a list of ToolPolicy(...)")
+    try:
+        check_tools(actor.tools)
+    except CallboardError as error:
+        raise BadDefinition(actor.__name__, str(error)) from None
+    most = actor.max_at_work
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+        raise BadDefinition(actor.__name__, f"its max_at_work is {most!r}, not a whole number from 1 on, or None")
 
 
 def _names(actor: type[Actor], what: str, given: Any) -> tuple[str, ...]:

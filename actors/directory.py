@@ -1,11 +1,13 @@
 """Which roles there are, and how a name for a receiver becomes actors: addresses of messages to be sent."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from actors.definition import Definition
 from protocols.errors import BadName, UnknownRole, UnknownTopic, listed
 from protocols.names import TOPIC, actor_stream, check_key, check_role, new_id
 from protocols.ports import Leases, Route
+
+if TYPE_CHECKING:
+    from actors.definition import Definition
 
 
 class Receiver(NamedTuple):
@@ -44,7 +46,7 @@ class Directory:
         """Read the register."""
         self._routes = await self._leases.routes()
 
-    async def register(self, definition: Definition, partitions: int) -> None:
+    async def register(self, definition: "Definition", partitions: int) -> None:
         """Make a role known."""
         route = await self._leases.register(definition.route(partitions))
         self._routes[route.role] = route

@@ -4,23 +4,32 @@ import inspect
 import time
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+import msgspec
 
-from actors.values import store_value
+from actors.steps import fingerprint
+from actors.tools.declaration import declared
+from actors.values import load_value, store_value
 from protocols import events as e
-from protocols.errors import StepFailed
-from protocols.messages import encode_json, error_info
+from protocols.errors import CircuitOpen, McpFailed, OutcomeUnknown, StepFailed
+from protocols.messages import ErrorInfo, encode_json, error_info
+from protocols.ports import Breaker
+from protocols.redaction import redact_json
 
 if TYPE_CHECKING:
     from actors.work import Work
+
+# What says that a tool is out of order, and not that it was asked for the wrong thing.
+SICK: Final = (ConnectionError, TimeoutError, McpFailed, OutcomeUnknown)
+BREAKER: Final = Breaker()
 
 
 async def call_step(
     work: "Work",
     step: str,
-    fingerprint: str,
+    mark: str,
     function: Callable[..., Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
@@ -33,48 +42,126 @@ async def call_step(
             encoded = encode_json(await _call(function, *args, **kwargs))
         except Exception as error:
             info = error_info(error)
-            work.write(e.StepFailed(step=step, fingerprint=fingerprint, error=info))
-            raise StepFailed(step, info.type, info.message) from error
+            work.write(e.StepFailed(step=step, fingerprint=mark, error=info))
+            raise StepFailed(step, info.type, info.message, info.bases) from error
         result = await store_value(work.store, encoded)
-        work.write(e.StepCompleted(step=step, fingerprint=fingerprint, result=result))
+        work.write(e.StepCompleted(step=step, fingerprint=mark, result=result))
     return encoded
 
 
-async def call_tool(
-    work: "Work",
-    step: str,
-    fingerprint: str,
-    tool: str,
-    function: Callable[..., Any],
-    arguments: Mapping[str, Any],
-    *,
-    requested: bool,
-) -> bytes:
-    """Run a tool, whose request is in the log first (it is there already if it was `requested` by a lost process);
-    gives its result as JSON. Raises StepFailed.
+class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of a tool. `call` is the id of the model's tool call that it answers, where a model asked for it."""
+
+    tool: str
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    repeatable: bool
+    untrusted: bool = False
+    call: str = ""
+    server: str = ""  # of MCP, that has the tool
+
+    @property
+    def target(self) -> str:
+        """What its circuit breaker guards: a server as a whole."""
+        return f"mcp:{self.server}" if self.server else f"tool:{self.tool}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what it is called with."""
+        return fingerprint(self.arguments)
+
+
+async def use_tool(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
+    """The recorded result of a tool, or what it gives now, as JSON. Its request is in the log before it runs.
+
+    Where it is not known whether it was called (the process was lost, or the tool itself says so), a repeatable one is
+    called again, and with any other the task waits for a person to say it. Raises StepFailed, LimitReached.
     """
-    idempotency_key = f"{work.message.task}:{step}"
-    if not requested:
-        stored = await store_value(work.store, encode_json(arguments))
+    record = work.fold.steps.get(step)
+    if record is None or record.again:
+        work.check_caps(use.tool, use.fingerprint)
+        await _let_in(work, step, use)
+        key = f"{work.message.task}:{step}"
+        # Only people read them there; what a tool gives is given to the handler again, and stays as it is.
+        stored = await store_value(work.store, redact_json(encode_json(use.arguments)))
         work.write(
             e.ToolRequested(
-                step=step, fingerprint=fingerprint, tool=tool, arguments=stored, idempotency_key=idempotency_key
+                step=step,
+                fingerprint=use.fingerprint,
+                tool=use.tool,
+                arguments=stored,
+                idempotency_key=key,
+                call=use.call,
             )
         )
+    elif not record.done and not use.repeatable:
+        await _reviewed(work, step, use.tool)
+    while not (record := work.fold.steps[step]).done:
+        try:
+            return await _run(work, step, use, ctx)
+        except OutcomeUnknown:
+            await _reviewed(work, step, use.tool)
+    if record.error is not None:
+        raise StepFailed(step, record.error.type, record.error.message, record.error.bases)
+    assert isinstance(record.result, e.ToolCompleted)
+    return await load_value(work.store, record.result.result)
+
+
+def refuse_tool(work: "Work", step: str, tool: str, error: ErrorInfo) -> StepFailed:
+    """Record that a call was not made; gives the error that says so."""
+    work.write(e.ToolFailed(step=step, tool=tool, error=error, duration_ms=0))
+    return StepFailed(step, error.type, error.message, error.bases)
+
+
+async def _let_in(work: "Work", step: str, use: ToolUse) -> None:
+    """Ask the tool's circuit breaker; raises StepFailed."""
+    wait_s = await work.cell.runtime.throttle.enter(use.target, BREAKER)
+    if wait_s:
+        what = f"MCP server {use.server!r}" if use.server else f"Tool {use.tool!r}"
+        raise refuse_tool(work, step, use.tool, error_info(CircuitOpen(what, wait_s)))
+
+
+async def _reviewed(work: "Work", step: str, tool: str) -> None:
+    """Return when a person has decided on a call that may or may not have happened."""
+    if work.fold.steps[step].form != "review":
+        work.write(e.ToolOutcomeUnknown(step=step, tool=tool))
+    await work.wait(step)
+
+
+async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
+    """Call the tool, and record what becomes of it. Raises StepFailed, OutcomeUnknown."""
     await work.cell.journal.durable()
-    if "idempotency_key" in inspect.signature(function).parameters:
-        arguments = {**arguments, "idempotency_key": idempotency_key}
+    given = {"idempotency_key": f"{work.message.task}:{step}", "ctx": ctx}
+    arguments = {**use.arguments, **{name: given[name] for name in given if _takes(use.function, name)}}
     begun = time.monotonic()
     with work.effect():
         try:
-            encoded = encode_json(await _call(function, **arguments))
+            encoded = encode_json(await _call(use.function, **arguments))
         except Exception as error:
+            unknown = isinstance(error, OutcomeUnknown) and not use.repeatable
             info = error_info(error)
-            work.write(e.ToolFailed(step=step, tool=tool, error=info, duration_ms=_ms_since(begun)))
-            raise StepFailed(step, info.type, info.message) from error
+            if not unknown:  # recorded before anything else is waited for
+                work.write(e.ToolFailed(step=step, tool=use.tool, error=info, duration_ms=ms_since(begun)))
+            await work.cell.runtime.throttle.report(use.target, BREAKER, ok=not isinstance(error, SICK))
+            if unknown:
+                raise
+            raise StepFailed(step, info.type, info.message, info.bases) from error
+        duration_ms = ms_since(begun)
         result = await store_value(work.store, encoded)
-        work.write(e.ToolCompleted(step=step, tool=tool, result=result, duration_ms=_ms_since(begun)))
+        work.write(
+            e.ToolCompleted(step=step, tool=use.tool, result=result, duration_ms=duration_ms, untrusted=use.untrusted)
+        )
+        await work.cell.runtime.throttle.report(use.target, BREAKER, ok=True)
     return encoded
+
+
+def repeatable(function: Callable[..., Any]) -> bool:
+    """Whether a tool may be called again when it is not known whether it was called."""
+    return declared(function)[0].idempotent or _takes(function, "idempotency_key")
+
+
+def _takes(function: Callable[..., Any], parameter: str) -> bool:
+    return parameter in inspect.signature(function).parameters
 
 
 def return_type(function: Callable[..., Any]) -> Any:
@@ -92,5 +179,6 @@ async def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return await result if inspect.isawaitable(result) else result  # a callable object may be asynchronous, too
 
 
-def _ms_since(begun: float) -> int:
+def ms_since(begun: float) -> int:
+    """Milliseconds since a reading of `time.monotonic`."""
     return round((time.monotonic() - begun) * 1000)

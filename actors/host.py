@@ -3,39 +3,66 @@
     heartbeat   renews the leases; a partition that is new is taken over, one that is lost is abandoned at once, one
                 that is surplus is handed over when its tasks have come to rest
     reconcile   every few seconds: what got lost on the way (actors.recovery)
+    guards      time limits, deadlocks, and warnings of budgets (actors.guards)
     projections one runner among all processes folds the log; the others stand by
 
-A process that can't renew its leases in time stops acting by itself (it *fences* itself); the versions of the
-streams would refuse it anyway.
+A process that can't renew its leases in time, or whose event loop stood still for half a lease, stops acting by
+itself (it *fences* itself) and begins anew; the versions of the streams would refuse it anyway. While the log can't be
+written, it reads nothing and begins nothing.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import asyncpg
 import msgspec
 
 from actors.definition import Definition
 from actors.directory import Directory
-from actors.models import Models
+from actors.guards import Guards
+from actors.models.call import Models
 from actors.recovery import Recovery
 from actors.runtime import Runtime
+from actors.toolbox import Toolbox
+from actors.tools.mcp import McpSessions
+from actors.tools.mcp_server import McpServer
+from actors.tools.policy import ToolPolicy
+from actors.watch import LoopWatch, Stop
 from eventstore.database import UNAVAILABLE, reason_of
+from projections import WORKING
 from projections.runner import Runner
 from protocols.codec import new_event
 from protocols.errors import ProjectionsBehind, RedisUnavailable, StoreUnavailable
 from protocols.events import MessageDeadLettered, Meta
 from protocols.messages import encode_message
 from protocols.names import dead_stream, partition_of
-from protocols.ports import ANY, Bus, Clock, Consumer, Delivery, EventStore, Lease, Leases, SystemClock, Undecodable
+from protocols.ports import (
+    ANY,
+    Answers,
+    Bus,
+    Clock,
+    Consumer,
+    Delivery,
+    EventStore,
+    Gap,
+    Lease,
+    Leases,
+    SystemClock,
+    Throttle,
+    Undecodable,
+)
 
 log = logging.getLogger("callboard.actors")
 
 BEATS_PER_LEASE = 3
 RECONCILE_EVERY_S = 2.0
+WITHOUT_BUS_EVERY_S = 0.25  # then this is how messages arrive
+GUARD_EVERY_S = 1.0
+LOOK_EVERY_S = 5.0  # into the projections, for tasks that wait too long
 
 # A server doesn't answer: the event store and the bus say it in our words, the projections' queries in asyncpg's.
 GONE: Final[tuple[type[Exception], ...]] = (StoreUnavailable, RedisUnavailable, *UNAVAILABLE)
@@ -48,6 +75,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float = 5.0
     partitions: int = 8
     slots: int = 64
+    run_slots: int = 48
+    ahead: int = 4096
     passivate_after_s: float = 60.0
     grace_s: float = 10.0
 
@@ -61,7 +90,12 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     bus: Bus
     pool: asyncpg.Pool
     gateway: Models
+    throttle: Throttle
+    answers: Answers
     runner: Runner
+    mcp: Mapping[str, McpServer] = {}
+    tool_policies: Sequence[ToolPolicy] = ()
+    set_clock: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint  # by the time that all processes share
 
 
 class Host:
@@ -80,6 +114,7 @@ class Host:
         self._limits = limits
         self._process = process
         self._clock = clock or SystemClock()
+        self._mcp = McpSessions(parts.mcp)
         self.runtime = Runtime(
             parts.store,
             parts.bus,
@@ -88,8 +123,13 @@ class Host:
             parts.gateway,
             process=process,
             slots=limits.slots,
+            run_slots=limits.run_slots,
+            ahead=limits.ahead,
             passivate_after_s=limits.passivate_after_s,
             clock=self._clock,
+            throttle=parts.throttle,
+            answers=parts.answers,
+            toolbox=Toolbox(parts.directory, policies=parts.tool_policies, mcp=self._mcp),
         )
         self._consumer: Consumer
         self._recovery: Recovery
@@ -117,20 +157,25 @@ class Host:
         await self._parts.runner.prepare()
         runtime = self.runtime
         async with (
+            self._mcp,
             runtime,
             self._parts.bus.consumer(
-                self._process, self._deliver, self._undecodable, runtime.capacity
+                self._process, self._deliver, self._undecodable, runtime.gate.capacity, self._gap
             ) as self._consumer,
         ):
             runtime.on_settle = self._consumer.settle
             runtime.on_capacity = self._consumer.wake
             runtime.confirm = self._confirm
             self._recovery = Recovery(self._parts.pool, self._parts.runner, runtime, self._consumer)
+            runtime.resend = self._recovery.resend
+            watch = LoopWatch(self._limits.lease_s / 2, self._stood_still)
             async with anyio.create_task_group() as self._group:
                 self._group.start_soon(self._parts.runner.run)
                 await self._beat()
                 self._group.start_soon(self._heartbeats)
                 self._group.start_soon(self._reconciliations)
+                self._group.start_soon(self._guard)
+                self._group.start_soon(watch.run)
                 task_status.started()
                 await stop.wait()
                 await self._drain()
@@ -143,8 +188,10 @@ class Host:
             await self._clock.sleep(self._limits.lease_s / BEATS_PER_LEASE)
             try:
                 await self._beat()
+                await self._parts.set_clock()
             except StoreUnavailable as error:
                 log.warning("host<%s> could not renew its leases: %s", self._process, error)
+                self.runtime.gate.pause(paused=True)
                 if self._left_s() <= 0:
                     await self._fence()
 
@@ -163,17 +210,22 @@ class Host:
         lease_s, left_s = self._limits.lease_s, self._left_s()
         try:
             with anyio.fail_after(left_s if left_s > 0 else lease_s):
-                leases = await self._parts.leases.heartbeat(self._process, list(self._definitions), lease_s=lease_s)
+                leases = await self._parts.leases.heartbeat(
+                    self._process, list(self._definitions), lease_s=lease_s, progress=self.runtime.progress
+                )
         except TimeoutError:
             raise StoreUnavailable("the leases could not be renewed in time") from None
         self._renewed = begun
-        await self._apply({(lease.role, lease.partition): lease for lease in leases})
+        if self.runtime.gate.paused:
+            self.runtime.gate.pause(paused=False)
+        await self._apply({lease.place: lease for lease in leases})
 
     async def _apply(self, leases: Mapping[tuple[str, int], Lease]) -> None:
         """Make what is served what is owned."""
         owned = self.runtime.owned
         for place, lease in list(owned.items()):
-            if place not in leases or leases[place].epoch != lease.epoch:
+            there = leases.get(place)
+            if there is None or (there.epoch, there.generation) != (lease.epoch, lease.generation):
                 log.warning("host<%s> lost %s:%d to another process", self._process, *place)
                 await self._abandon(lease)
         if self._draining:  # what it owns is renewed, and nothing taken
@@ -182,14 +234,14 @@ class Host:
             return
         for place, lease in leases.items():
             if place not in owned:
-                owned[place] = lease
+                self.runtime.own(lease)
                 self._group.start_soon(self._take_over, lease)
             elif lease.surplus and place in self._serving and place not in self._handing_over:
                 self._handing_over.add(place)
                 self._group.start_soon(self._hand_over, lease)
 
     async def _take_over(self, lease: Lease) -> None:
-        place = (lease.role, lease.partition)
+        place = lease.place
         pause_s = 0.1
         while self.runtime.owned.get(place) == lease:
             try:
@@ -204,29 +256,39 @@ class Host:
 
     async def _hand_over(self, lease: Lease) -> None:
         """Give a partition to a process that has fewer, once its tasks have come to rest."""
-        place = (lease.role, lease.partition)
-        self._serving.discard(place)  # from now on, what is sent to it waits on the bus for the next owner
-        await self._consumer.drop(lease)
+        place = lease.place
+        self._serving.discard(place)  # from now on, what opens a task there waits on the bus for the next owner
         await self.runtime.drain(lease, grace_s=self._limits.grace_s)
+        await self._consumer.drop(lease)
         async with self._leasing:
-            self.runtime.owned.pop(place, None)
+            self.runtime.disown(lease)
             self._handing_over.discard(place)
             try:
                 await self._parts.leases.release(self._process, [lease])
             except StoreUnavailable as error:  # the next heartbeat finds it owned, and it is taken over again
                 log.warning("host<%s> could not hand %s:%d over: %s", self._process, *place, error)
 
-    async def _abandon(self, lease: Lease) -> None:
-        place = (lease.role, lease.partition)
-        self.runtime.owned.pop(place, None)
+    async def _abandon(self, lease: Lease, *, to_blame: bool = False) -> None:
+        place = lease.place
+        self.runtime.disown(lease)
         self._serving.discard(place)
         self._handing_over.discard(place)
-        self.runtime.abandon(lease)
+        self.runtime.abandon(lease, to_blame=to_blame)
         await self._consumer.drop(lease)
 
-    async def _fence(self) -> None:
+    async def _fence(self, *, to_blame: bool = False) -> None:
         for lease in list(self.runtime.owned.values()):
-            await self._abandon(lease)
+            await self._abandon(lease, to_blame=to_blame)
+
+    async def _stood_still(self, stop: Stop) -> None:
+        """Others may have taken the partitions meanwhile: let go of all, and ask who owns them."""
+        log.error("host<%s> stood still for %.1f s: it lets go of what it does", self._process, stop.seconds)
+        if not self._draining:
+            await self._fence(to_blame=stop.ours)
+            try:
+                await self._beat()
+            except StoreUnavailable as error:
+                log.warning("host<%s> could not renew its leases: %s", self._process, error)
 
     async def _confirm(self, lease: Lease) -> bool:
         """Whether the store says that a partition is still this process's."""
@@ -234,14 +296,14 @@ class Host:
             await self._beat()
         except StoreUnavailable:
             return False
-        return self.runtime.owned.get((lease.role, lease.partition)) == lease
+        return self.runtime.owned.get(lease.place) == lease
 
     async def _drain(self) -> None:
         self._draining = True
         self._serving.clear()
+        await self.runtime.drain(grace_s=self._limits.grace_s)
         for lease in list(self.runtime.owned.values()):
             await self._consumer.drop(lease)
-        await self.runtime.drain(grace_s=self._limits.grace_s)
         async with self._leasing:
             self._left = True
             try:
@@ -253,27 +315,65 @@ class Host:
 
     async def _reconciliations(self) -> None:
         while True:
-            await self._clock.sleep(RECONCILE_EVERY_S)
+            await self._clock.sleep(WITHOUT_BUS_EVERY_S if self._parts.bus.away else RECONCILE_EVERY_S)
             try:
                 await self._parts.directory.refresh()
-                served = [lease for place, lease in self.runtime.owned.items() if place in self._serving]
-                await self._recovery.reconcile(lease for lease in served if not self._draining)
+                for name, error in (await self._parts.runner.stopped(WORKING)).items():
+                    log.error("host<%s> can't recover what is lost: %s is stopped: %s", self._process, name, error)
+                await self._recovery.reconcile(self._served())
             except GONE as error:
                 log.warning("host<%s> could not look for lost messages: %s", self._process, reason_of(error))
 
+    def _served(self) -> list[Lease]:
+        """The partitions that are served, and are to stay so."""
+        owned = self.runtime.owned.items()
+        return [lease for place, lease in owned if place in self._serving and not self._draining]
+
+    async def _guard(self) -> None:
+        guards = Guards(self._parts.pool, self.runtime)
+        looked = self._clock.monotonic()
+        while True:
+            await self._clock.sleep(GUARD_EVERY_S)
+            guards.end_overdue()
+            try:
+                await guards.refuse_deadlocks()
+                if self._clock.monotonic() - looked >= LOOK_EVERY_S:
+                    looked = self._clock.monotonic()
+                    await guards.end_blocked(self._served())
+                    await guards.warn_of_budgets()
+            except GONE as error:
+                log.warning("host<%s> could not look for what is overdue: %s", self._process, reason_of(error))
+
     def _deliver(self, delivery: Delivery) -> None:
         message, lease = delivery.message, delivery.lease
-        route = self._parts.directory.route(lease.role)
-        assert route is not None, "a role is registered before it is served"
         if (
             message.role == lease.role
             and message.key
-            and partition_of(message.key, route.partitions) == lease.partition
+            and partition_of(message.key, lease.partitions) == lease.partition
         ):
             self.runtime.deliver(delivery)
         else:
             reason = f"it is addressed to {message.to!r}, and was found on {lease.role}:{lease.partition}"
             self._undecodable(Undecodable(lease.role, lease, delivery.entry, encode_message(message), reason))
+
+    def _gap(self, gap: Gap) -> None:
+        """The bus lost something of a partition: what comes behind that waits until it has come from the log."""
+        self.runtime.gate.mind_gap(gap.lease)
+        self._group.start_soon(self._close_gap, gap)
+
+    async def _close_gap(self, gap: Gap) -> None:
+        lease, pause_s = gap.lease, 0.1
+        while self.runtime.owned.get(lease.place) == lease:
+            try:
+                await self._recovery.close_gap(lease)
+            except NOT_YET as error:
+                log.warning("host<%s> could not look for lost messages: %s", self._process, reason_of(error))
+                await self._clock.sleep(pause_s)
+                pause_s = min(2 * pause_s, self._limits.lease_s)
+            else:
+                break
+        if gap.entry:
+            self._consumer.settle(gap)
 
     def _undecodable(self, entry: Undecodable) -> None:
         self.runtime.spawn(self._bury(entry))

@@ -9,6 +9,7 @@ followed by a later one that is accepted.
 import asyncio
 from collections.abc import Callable, Sequence
 
+from protocols.errors import NotAdmitted
 from protocols.events import NewEvent
 from protocols.ports import Appended, EventStore
 
@@ -123,6 +124,23 @@ class Journal:
             return
         await asyncio.shield(waiting)
 
+    async def rest(self) -> None:
+        """Return when all that was written is durable, and nothing else is: the next append may be alone."""
+        while not self.clean:  # others may write meanwhile
+            await self.durable()
+        if self._closed:
+            raise asyncio.CancelledError
+
+    def alone(self, event: NewEvent, then: Then) -> "asyncio.Future[None]":
+        """Append one event by itself, at `rest`. The future has NotAdmitted if it is not admitted, after which the
+        journal goes on as if nothing had been asked; it is cancelled if it is refused for another reason.
+        """
+        assert self.clean
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._in_flight = ([event], [then], admitted)
+        self._store.submit(self._stream, [event], self._version).add_done_callback(self._done)
+        return admitted
+
     def close(self) -> None:
         """Write nothing more. What is in flight may still become durable, but nobody here will be told."""
         self._closed = True
@@ -144,6 +162,11 @@ class Journal:
             self.close()
             return
         error = append.exception()
+        if isinstance(error, NotAdmitted):  # it was alone
+            assert durable is not None
+            durable.set_exception(error)
+            self.flush()
+            return
         if error is not None:
             if durable is not None:
                 durable.cancel()

@@ -1,8 +1,13 @@
 """Reading one actor from its stream."""
 
-from actors.fold import ActorFold, fold
+import asyncio
+from typing import Final
+
+from actors.fold import ActorFold
 from protocols.events import Event, TaskStarted
 from protocols.ports import EventStore
+
+EVENTS_A_TURN: Final = 1000  # folded before the event loop turns
 
 
 async def load_actor(store: EventStore, stream: str) -> ActorFold:
@@ -16,4 +21,9 @@ async def load_actor(store: EventStore, stream: str) -> ActorFold:
         last_task.append(event)
         if event.type == TaskStarted.TYPE:
             break
-    return fold(reversed(last_task))
+    actor = ActorFold()
+    for number, each in enumerate(reversed(last_task), 1):
+        actor.apply(each)
+        if number % EVENTS_A_TURN == 0:
+            await asyncio.sleep(0)
+    return actor

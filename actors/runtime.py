@@ -1,23 +1,27 @@
-"""The actors of one process: delivers messages to them, publishes what they send, and drops the idle ones."""
+"""The actors of one process: lets messages in to them, publishes what they send, and drops the idle ones."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from msgspec.structs import replace
-
+from actors.busy import Busy
 from actors.cell import Cell
 from actors.definition import Definition
 from actors.directory import Directory
+from actors.fold import HANDED_OVER, LOST, RELOADED, TaskFold
+from actors.gate import Gate
 from actors.journal import Idle
-from actors.models import Models
+from actors.models.call import Models
+from actors.outgoing import Sender
+from actors.prompts import Prompts
 from actors.timers import Timers
+from actors.toolbox import Toolbox
 from protocols.errors import BadEvent, CallboardError, StoreUnavailable
 from protocols.events import NewEvent
 from protocols.messages import OPENS_TASK, Message
-from protocols.names import message_id, parse_stream, partition_of
-from protocols.ports import Bus, Clock, Delivery, EventStore, Lease, SystemClock
+from protocols.names import parse_stream, partition_of
+from protocols.ports import Answers, Bus, Clock, Delivery, EventStore, Lease, SystemClock, Throttle
 from protocols.states import RUNNING
 
 log = logging.getLogger("callboard.actors")
@@ -29,8 +33,9 @@ RELOAD_PAUSE_S: Final = (0.1, 5.0)  # first and longest wait for a store that do
 class Runtime:
     """`async with` owns the handlers' tasks; leaving it stops them all where they are, which loses nothing.
 
-    `settle` takes a delivery off the bus; `capacity_freed` is called when a slot comes free; `confirm` asks whether
-    this process still owns a partition. The host sets them; by default there is no bus to settle and all is owned.
+    `on_settle` takes a delivery off the bus; `on_capacity` is called when there is room for more; `confirm` asks
+    whether this process still owns a partition; `resend` publishes what an actor sent and may not have arrived. The
+    host sets them; by default there is no bus, and all is owned.
     """
 
     def __init__(
@@ -43,33 +48,53 @@ class Runtime:
         *,
         process: str,
         slots: int = 64,
+        run_slots: int | None = None,
+        ahead: int = 4096,
         passivate_after_s: float = 60.0,
         clock: Clock | None = None,
+        throttle: Throttle,
+        answers: Answers,
+        toolbox: Toolbox | None = None,
     ) -> None:
         self.store = store
         self.bus = bus
         self.directory = directory
         self.definitions = definitions
         self.gateway = gateway
+        self.throttle = throttle
+        self.answers = answers
+        self.toolbox = toolbox or Toolbox(directory)
+        self.prompts = Prompts(store)
         self.process = process
         self.slots = slots
+        self.run_slots = min(run_slots or slots, slots)
+        self.ahead = ahead
         self.passivate_after_s = passivate_after_s
         self.clock = clock or SystemClock()
         self.idle = Idle()
         self.timers = Timers(self.clock, self._deliver_due)
-        self.owned: dict[tuple[str, int], Lease] = {}
+        self.owned: dict[tuple[str, int], Lease] = {}  # changed by `own` and `disown`
+        self._spread: dict[str, int] = {}  # over how many partitions a role is spread, for the leases that are owned
         self.serving: set[tuple[str, int]] = set()  # of those, the ones that have been taken over
+        self.progress = 0  # grows with all that is written, and all that is settled
         self.on_settle: Callable[[Delivery], None] = lambda _delivery: None
         self.on_capacity: Callable[[], None] = lambda: None
         self.confirm: Callable[[Lease], Awaitable[bool]] = _always
+        self.resend: Callable[[str], Awaitable[None]] = _nothing
+        self.busy = Busy()
+        self.gate = Gate(self, self._begin, self.clock)
         self._cells: dict[str, Cell] = {}
-        self._busy = 0
-        self._unknown: list[Message] = []  # for roles that are not known here yet
+        self._fenced: set[str] = set()  # streams of actors one of which kept this process from going on
+        self._untold: set[str] = set()  # streams of cells that wait for people, and the log says that they run
         self._parked: dict[str, float] = {}  # streams of cells that could be dropped, and since when, oldest first
         self._group = asyncio.TaskGroup()
+        self._sender = Sender(bus, directory, self.timers, self._hand_over, self.spawn)
 
     def __repr__(self) -> str:
-        return f"Runtime({self.process}: {len(self._cells)} actors, {self._busy} busy of {self.slots}, {self.timers})"
+        return (
+            f"Runtime({self.process}: {len(self._cells)} actors, {len(self.busy)} busy of {self.slots}, "
+            f"{self.gate}, {self.timers})"
+        )
 
     async def __aenter__(self) -> "Runtime":
         await self._group.__aenter__()
@@ -86,49 +111,80 @@ class Runtime:
     # -- in -----------------------------------------------------------------------------------------------------------
 
     def deliver(self, delivery: Delivery) -> None:
-        """A message for one of this process's actors."""
-        message = delivery.message
+        """A message for one of this process's actors. What opens a task may have to wait until it is let in."""
+        self.gate.deliver(delivery)
+
+    def _begin(self, deliveries: Sequence[Delivery]) -> None:
+        """What came for one actor goes to it."""
+        first, message = deliveries[0], deliveries[0].message
         cell = self._cells.get(message.to)
         if cell is None:
-            cell = self._new_cell(message.to, delivery.lease)
-            if delivery.fresh and message.kind in OPENS_TASK and message.task == message.key:
+            cell = self._new_cell(message.to, first.lease, message.run)
+            if first.fresh and message.kind in OPENS_TASK and message.task == message.key:
                 cell.begin_new()
             else:
                 self._load(cell, takeover=False)
-        cell.offer(delivery)
+        for delivery in deliveries:
+            if not cell.dropped:
+                cell.offer(delivery)
 
     def activate(self, stream: str, lease: Lease) -> None:
         """Load an actor whose task was at work in another process, and go on with it."""
         if stream not in self._cells:
-            self._load(self._new_cell(stream, lease), takeover=True)
+            self._load(self._new_cell(stream, lease, None), takeover=True)
+
+    def expire(self, stream: str, lease: Lease, task: str, error: CallboardError) -> None:
+        """Let a task that only waits fail of an error, whether it is in memory or not."""
+        cell = self._cells.get(stream)
+        if cell is None:
+            cell = self._new_cell(stream, lease, None)
+            cell.refusal = error
+            self._load(cell, takeover=False)
+        elif cell.work is not None and cell.work.message.task == task and cell.work.parked:
+            cell.work.fail(error)
 
     def holds(self, message: Message | str, stream: str) -> bool:
         """Whether a message is in memory here and not settled."""
         cell = self._cells.get(stream)
         name = message if isinstance(message, str) else message.id
-        return (cell is not None and cell.holds(name)) or self.timers.holds(name)
+        return (cell is not None and cell.holds(name)) or self.gate.holds(stream, name) or self.timers.holds(name)
+
+    def cell(self, stream: str) -> Cell | None:
+        """An actor in memory."""
+        return self._cells.get(stream)
 
     def hosts(self, stream: str) -> bool:
         """Whether an actor is in memory here."""
         return stream in self._cells
 
-    def capacity(self) -> int:
-        """How many more tasks may start."""
-        return max(0, self.slots - self._busy)
+    def at_rest(self) -> bool:
+        """Whether nothing is at work, and nothing waits to be."""
+        return not self.busy and self.gate.empty
 
     def lease_of(self, stream: str) -> Lease | None:
         """The lease under which this process owns an actor; None if it doesn't."""
         role, key = parse_stream(stream)
-        route = self.directory.route(role)
-        return self.owned.get((role, partition_of(key, route.partitions))) if route else None
+        count = self._spread.get(role)
+        return self.owned.get((role, partition_of(key, count))) if count else None
+
+    def own(self, lease: Lease) -> None:
+        """A partition is this process's. All of a role's are of the same generation."""
+        self.owned[lease.place] = lease
+        self._spread[lease.role] = lease.partitions
+
+    def disown(self, lease: Lease) -> None:
+        """A partition is not this process's any more."""
+        self.owned.pop(lease.place, None)
+        self.gate.forget(lease)
 
     def _deliver_due(self, message: Message) -> None:
         lease = self.lease_of(message.to)
         if lease is not None:
             self.deliver(Delivery(message, lease, entry="", fresh=False))
 
-    def _new_cell(self, stream: str, lease: Lease) -> Cell:
-        cell = Cell(self, stream, self.definitions[parse_stream(stream).role], lease.epoch)
+    def _new_cell(self, stream: str, lease: Lease, run: str | None) -> Cell:
+        cell = Cell(self, stream, self.definitions[parse_stream(stream).role], lease)
+        cell.run = run
         self._cells[stream] = cell
         self.busy_changed(cell)
         return cell
@@ -152,59 +208,51 @@ class Runtime:
                 break
         self.busy_changed(cell)
 
+    def why(self, cell: Cell, task: TaskFold) -> str:
+        """Why a task that was at work is taken up again; see `protocols.events.TaskResumed`."""
+        if cell.stream in self._fenced:
+            self._fenced.discard(cell.stream)
+            return LOST
+        if task.process == self.process:
+            return RELOADED
+        return HANDED_OVER if cell.lease.clean else LOST
+
+    async def alone(self, cell: Cell) -> None:
+        """Return when nothing but this cell is at work here; it stays so for a while."""
+        await self.gate.quarantine.turn(cell)
+        self.spawn(self.gate.quarantine.watch(cell))
+
     # -- out ----------------------------------------------------------------------------------------------------------
 
     def send(self, stream: str, events: Sequence[NewEvent], first_version: int) -> None:
-        """Publish what durable events send; what has a due time is kept until then."""
-        for version, event in enumerate(events, first_version):
-            for place, sent in enumerate(event.meta.sends):
-                message = replace(sent, id=message_id(stream, version, place))
-                if message.due_at is None:
-                    self._publish(message)
-                else:
-                    self.timers.add((message,))
+        """Events are durable: publish what they send."""
+        self.progress += 1
+        self._sender.send(stream, events, first_version)
 
-    def _publish(self, message: Message) -> None:
-        lease = self._at_hand(message)
-        if lease is not None:
-            self.deliver(Delivery(message, lease, entry="", fresh=True))
-            return
-        if self.directory.route(message.role) is not None:
-            self.bus.publish((message,))
-            return
-        # An answer to a role that began after this process last read the register: the bus would drop it.
-        self._unknown.append(message)
-        if len(self._unknown) == 1:
-            self.spawn(self._publish_unknown())
+    def _hand_over(self, message: Message) -> bool:
+        """Give a message straight to its actor, past the bus, if it may go that way.
 
-    def _at_hand(self, message: Message) -> Lease | None:
-        """The lease under which a message may go straight to its actor, past the bus; None if it may not.
-
-        Only what has no order to keep goes so: an answer to a step, and what opens the one task of a fresh actor. If
+        Only what has no order to keep does: an answer to a step, and what opens the one task of a fresh actor. If
         this process dies before it is claimed, the partition's next owner finds it in the mailbox projection, as it
         does with all that the bus does not have.
         """
-        if message.step is None and (message.task != message.key or not self.capacity()):
-            return None
+        if message.step is None and (message.task != message.key or self.gate.admission.waiting >= self.slots):
+            return False
         lease = self.lease_of(message.to)
-        return lease if lease is not None and (lease.role, lease.partition) in self.serving else None
-
-    async def _publish_unknown(self) -> None:
-        try:
-            await self.directory.refresh()
-        except StoreUnavailable as error:
-            log.warning("the register of roles can't be read: %s", error)
-        messages, self._unknown = self._unknown, []
-        self.bus.publish(messages)
+        if lease is None or lease.place not in self.serving:
+            return False
+        self.deliver(Delivery(message, lease, entry="", fresh=True))
+        return True
 
     def settle(self, delivery: Delivery) -> None:
         """A message is claimed: take it off the bus, if that is where it came from."""
+        self.progress += 1
         if delivery.entry:
             self.on_settle(delivery)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str | None = None) -> asyncio.Task[None]:
         """Run something under this runtime's ownership."""
-        return self._group.create_task(coroutine)
+        return self._group.create_task(coroutine, name=name)
 
     # -- cells come and go ----------------------------------------------------------------------------------------
 
@@ -216,11 +264,18 @@ class Runtime:
             self._parked[cell.stream] = self.clock.monotonic()
         elif busy or cell.dropped:
             self._parked.pop(cell.stream, None)
+        if not busy and work is not None and work.actor_fold.state in RUNNING and work.waits_for_people:
+            self._untold.add(cell.stream)  # the log is told in a moment, if no branch of it goes on
         if busy == cell.busy:
             return
         cell.busy = busy
-        self._busy += 1 if busy else -1
-        if not busy:
+        if busy:
+            self.busy.add(cell)
+        else:
+            self.busy.remove(cell)
+            if work is not None and work.parked and work.fold.losses and work.actor_fold.state in RUNNING:
+                work.only_waits()  # or each further loss of a process would count against it, though it did not run
+            self.gate.fill_soon()
             self.on_capacity()
 
     def rested(self, cell: Cell) -> None:
@@ -239,16 +294,19 @@ class Runtime:
         self._cells.pop(cell.stream, None)
         lease = self.lease_of(cell.stream)
         if lease is not None:
+            self.gate.hold(cell.stream)
             self.spawn(self._reload(cell.stream, lease, held, error))
 
     async def _reload(self, stream: str, lease: Lease, held: Sequence[Delivery], error: BaseException) -> None:
-        if not isinstance(error, StoreUnavailable) and not await self.confirm(lease):
+        ours = isinstance(error, StoreUnavailable) or await self.confirm(lease)
+        later = self.gate.release(stream)
+        if not ours:
             return
         self.activate(stream, lease)
         if isinstance(error, BadEvent):
             self._cells[stream].refusal = error
-        for delivery in held:
-            self.deliver(Delivery(delivery.message, delivery.lease, delivery.entry, fresh=False))
+        for delivery in (*held, *later):
+            self._cells[stream].offer(Delivery(delivery.message, delivery.lease, delivery.entry, fresh=False))
 
     def _drop(self, cell: Cell) -> None:
         if self._cells.get(cell.stream) is cell:
@@ -259,7 +317,17 @@ class Runtime:
         pause = min(1.0, max(0.05, self.passivate_after_s / 2))
         while True:
             await self.clock.sleep(pause)
+            self.tell_waits()
             self.passivate(older_than_s=self.passivate_after_s)
+
+    def tell_waits(self) -> None:
+        """Let the log know of tasks that wait for people, where one branch of several has ended last."""
+        untold, self._untold = self._untold, set()
+        for stream in untold:
+            cell = self._cells.get(stream)
+            work = cell.work if cell is not None else None
+            if work is not None and work.parked and work.actor_fold.state in RUNNING and work.waits_for_people:
+                work.only_waits()
 
     def passivate(self, *, older_than_s: float) -> int:
         """Drop actors that have only waited for so long; gives how many. What they wait for brings them back."""
@@ -292,7 +360,9 @@ class Runtime:
     async def drain(self, lease: Lease | None = None, *, grace_s: float) -> None:
         """Let the tasks of a partition (or all) end or come to wait, for so long at most; then drop its actors."""
         deadline = self.clock.monotonic() + grace_s
-        while cells := [cell for cell in self._cells.values() if lease is None or self._in(cell, lease)]:
+        for each in [lease] if lease is not None else self.owned.values():
+            self.gate.drain(each)
+        while cells := self._cells_of(lease):
             late = self.clock.monotonic() >= deadline
             for cell in cells:
                 if late or cell.resting:
@@ -300,19 +370,30 @@ class Runtime:
             if not late:
                 await self.clock.sleep(DRAIN_POLL_S)
 
-    def abandon(self, lease: Lease) -> None:
-        """A partition is somebody else's now: drop its actors at once."""
-        for cell in [cell for cell in self._cells.values() if self._in(cell, lease)]:
+    def abandon(self, lease: Lease, *, to_blame: bool = False) -> None:
+        """A partition is somebody else's now, or may be: drop its actors at once. One of those that are at work is
+        `to_blame` for that, if it kept the whole process from going on.
+        """
+        for cell in self._cells_of(lease):
+            if to_blame and cell.busy:
+                self._fenced.add(cell.stream)
             self._drop(cell)
 
-    def _in(self, cell: Cell, lease: Lease) -> bool:
-        route = self.directory.route(cell.name.role)
-        return (
-            cell.name.role == lease.role
-            and route is not None
-            and partition_of(cell.name.key, route.partitions) == lease.partition
-        )
+    def _cells_of(self, lease: Lease | None) -> list[Cell]:
+        return [cell for cell in self._cells.values() if lease is None or _covers(lease, cell)]
+
+    def cells(self) -> Iterable[Cell]:
+        """The actors in memory."""
+        return self._cells.values()
+
+
+def _covers(lease: Lease, cell: Cell) -> bool:
+    return cell.name.role == lease.role and partition_of(cell.name.key, lease.partitions) == lease.partition
 
 
 async def _always(_lease: Lease) -> bool:
     return True
+
+
+async def _nothing(_stream: str) -> None:
+    """Nothing has to be sent again."""

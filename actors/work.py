@@ -5,22 +5,28 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from actors.cancellation import Compensation, compensate
 from actors.context import Context
-from actors.definition import Definition, Handoff
-from actors.fold import WAITS, ActorFold, TaskFold
-from actors.machine import LIFECYCLE_MACHINE
+from actors.definition import Definition, Handler, Handoff
+from actors.outgoing import error_reply, outgoing, reply
 from actors.steps import leave_branches
-from actors.values import content_of
+from actors.writing import Writing
 from protocols import events as e
-from protocols.errors import DeadlineExceeded, Detached, IllegalTrigger, StoreUnavailable
-from protocols.messages import ErrorInfo, Kind, Message, encode_json, error_info, part_of, value_of
+from protocols.errors import (
+    BadPayload,
+    DeadlineExceeded,
+    StoreUnavailable,
+    TaskCanceled,
+)
+from protocols.messages import ErrorInfo, Message, encode_json, error_info
+from protocols.names import RUN, role_of
 from protocols.ports import EventStore
-from protocols.states import WAITING, StateChange
-from protocols.trace import child_traceparent
+from protocols.redaction import redact
 
 if TYPE_CHECKING:
     from actors.cell import Cell
@@ -28,26 +34,31 @@ if TYPE_CHECKING:
 log = logging.getLogger("callboard.actors")
 
 MAX_TRACEBACK_CHARACTERS = 8000
-BEGINS_WAIT = (e.QuestionAsked, e.TimerSet, e.WaitStarted)
 
 
-class Work:
+class Undeliverable(Exception):
+    """No handler takes the message that opens the task."""
+
+
+class Work(Writing):
     """A task at work in one cell, from its claim to its end.
 
     `settle` is called when the message that opened it is claimed for good. A task that is resumed has been claimed.
     """
 
     __slots__ = (
-        "cell",
+        "begun",
+        "canceled_at",
+        "chosen",
         "claimed",
+        "compensations",
         "context",
-        "definition",
-        "effects",
-        "ended",
         "fresh",
         "handler",
-        "message",
+        "live",
+        "models",
         "settles",
+        "stopped",
         "waiters",
     )
 
@@ -67,6 +78,15 @@ class Work:
         self.fresh = fresh
         self.claimed = resumed
         self.settles = [settle]
+        self.begun = False  # the handler's asyncio task has come to run
+        self.live = not resumed  # the handler has come to where the record of a former run of it ends
+        self.stopped = False  # the handler was cancelled because a cancel message came
+        self.since = cell.runtime.clock.monotonic()  # when something was recorded last
+        self.canceled_at = self.since if resumed and self.fold.cancel is not None else None
+        self.chosen: Handler | None = None
+        self.models: tuple[str, ...] = ()  # of the role, for this input
+        self.reserving = {}
+        self.compensations: list[Compensation] = []
         self.context = Context(self)
         self.effects = 0  # steps that run here right now
         self.waiters: dict[str, asyncio.Future[None]] = {}  # steps that wait for a message, by key
@@ -76,21 +96,6 @@ class Work:
     def __repr__(self) -> str:
         return f"Work({self}, {self.effects} effects, {len(self.waiters)} waits)"
 
-    def __str__(self) -> str:
-        return f"{self.cell.name.role}<{self.message.task}@{self.actor_fold.version}>"
-
-    @property
-    def actor_fold(self) -> ActorFold:
-        """The actor, as of what was written last."""
-        assert self.cell.fold is not None
-        return self.cell.fold
-
-    @property
-    def fold(self) -> TaskFold:
-        """The task, as of what was written last."""
-        assert self.actor_fold.current is not None
-        return self.actor_fold.current
-
     @property
     def store(self) -> EventStore:
         """The log."""
@@ -99,101 +104,18 @@ class Work:
     @property
     def parked(self) -> bool:
         """Whether all that the handler does is wait for messages."""
-        return self.claimed and not self.effects and bool(self.waiters) and not self.ended
-
-    # -- writing -------------------------------------------------------------------------------------------------
-
-    def write(
-        self,
-        body: e.Body,
-        *,
-        handles: str | None = None,
-        sends: tuple[Message, ...] = (),
-        state: StateChange | None = None,
-        then: Callable[[], None] | None = None,
-    ) -> None:
-        """Write one event of this task, with the state change that follows from it.
-
-        Raises Detached once the task has ended here: a handler may hold on to what it was doing.
-        """
-        message = self.message
-        if self.ended:
-            raise Detached(message.task)
-        data = encode_json(body)  # first: if it can't be JSON, nothing has changed
-        self.actor_fold.take(body, message.task, handles)
-        if state is None:
-            state = self._state_change(body)
-        meta = e.Meta(
-            run=message.run,
-            task=message.task,
-            role=self.definition.role,
-            handles=handles,
-            sends=sends,
-            state=state,
-            causation=message.id,
-            correlation=message.correlation,
-            traceparent=message.traceparent,
-            tenant=message.tenant,
-        )
-        event = e.NewEvent(type=body.TYPE, data=data, meta=meta, schema_version=body.SCHEMA_VERSION)
-        self.cell.write(event, then)
-
-    def trigger(self, step: str, trigger: str, state: str | None) -> str:
-        """Move the role's own machine from a state; gives its new one. Raises IllegalTrigger."""
-        machine = self.definition.machine
-        if machine is None:
-            raise IllegalTrigger(self.definition.actor.__name__, trigger, "(it declares no states)", "none")
-        change = machine.fire(trigger, state or machine.initial)
-        self.write(e.StateChanged(step=step, to=change.dest), state=change)
-        return change.dest
-
-    def _state_change(self, body: e.Body) -> StateChange | None:
-        """The change that an event brings. A task is in a state that waits only if nothing of it runs: where branches
-        of a handler wait and others go on, it must be taken up again when this process is lost.
-        """
-        trigger, state = self.fold.working_state()
-        if state in WAITING and isinstance(body, e.MessageReceived) and body.step is None:
-            return None  # nobody waited for it
-        if state in WAITING and (self.effects or not isinstance(body, BEGINS_WAIT)):
-            trigger, state = "think", "thinking"
-        return None if state == self.actor_fold.state else self._fire(trigger)
-
-    def goes_on(self) -> None:
-        """Something begins to run that has no event of its own: say so, if the log says that the task waits."""
-        if self.actor_fold.state in WAITING:
-            self.write(e.TaskStateChanged(), state=self._fire("think"))
-
-    def only_waits(self, then: Callable[[], None]) -> None:
-        """Say that nothing of the task runs any more: the log can't know it where one branch of several has ended."""
-        trigger, _ = self.fold.working_state()
-        self.write(e.TaskStateChanged(), state=self._fire(trigger), then=then)
-        self.cell.journal.flush()
-
-    def _fire(self, trigger: str) -> StateChange:
-        change = LIFECYCLE_MACHINE.fire(trigger, self.actor_fold.state)
-        self.actor_fold.state = change.dest
-        return change
-
-    def outgoing(self, kind: Kind, to: str, task: str, payload: Any, **fields: Any) -> Message:
-        """A message from this task: everything that follows from whom it is from is filled in."""
-        mine = self.message
-        return Message(
-            kind=kind,
-            to=to,
-            sender=mine.to,
-            run=mine.run,
-            task=task,
-            parts=(part_of(payload),),
-            causation=mine.id,
-            priority=mine.priority,
-            traceparent=child_traceparent(mine.traceparent),
-            tenant=mine.tenant,
-            **fields,
+        return (
+            self.claimed
+            and not self.effects
+            and bool(self.waiters)
+            and not self.ended
+            and self.fold.cancel is None  # then it has things to do, soon
         )
 
-    def warn(self, text: str, *values: object) -> None:
-        """Log a warning that begins with who speaks."""
-        log.warning("%s " + text, self, *values)  # noqa: G003 - one fixed text and its values
+    @property
+    def deadline(self) -> datetime | None:
+        """When the task has to have ended, as was fixed when it began."""
+        return self.fold.deadline
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -201,17 +123,27 @@ class Work:
         """Write the claim, unless the task was claimed before, and run the handler."""
         if not self.claimed:
             machine = self.definition.machine
-            role_state = (self.actor_fold.role_state or machine.initial) if machine else None
-            body = e.TaskStarted(process=self.cell.runtime.process, epoch=self.cell.epoch, role_state=role_state)
-            self.write(
-                body, handles=self.message.id, sends=self._alarm(), state=self._fire("start"), then=self._claimed
+            deadline = self._own_deadline()
+            body = e.TaskStarted(
+                process=self.cell.runtime.process,
+                epoch=self.cell.lease.epoch,
+                role_state=(self.actor_fold.role_state or machine.initial) if machine else None,
+                deadline=deadline,
+                memory=self.actor_fold.memory,
             )
-        self.handler = self.cell.runtime.spawn(self._run())
+            alarm = () if deadline is None else (self.timer(None, deadline),)
+            self.write(body, handles=self.message.id, sends=alarm, state=self._fire("start"), then=self._claimed)
+        self.handler = self.cell.runtime.spawn(self._run(), name=f"{self.definition.role}<{self.message.task}>")
 
-    def _alarm(self) -> tuple[Message, ...]:
-        """A timer for the task's deadline, which finds it wherever it is then, in memory or not."""
-        deadline, message = self.message.deadline, self.message
-        return () if deadline is None else (self.outgoing("timer", message.to, message.task, None, due_at=deadline),)
+    def _own_deadline(self) -> datetime | None:
+        """The message's deadline, or an earlier one by the role's limits."""
+        limits, message = self.definition.limits, self.message
+        if limits.task_s is None and limits.run_s is None:
+            return message.deadline
+        allowed_s = [limits.task_s, limits.run_s if role_of(message.sender) == RUN else None]
+        now = self.cell.runtime.clock.now()
+        ends = [now + timedelta(seconds=seconds) for seconds in allowed_s if seconds is not None]
+        return min([*ends, *([message.deadline] if message.deadline is not None else [])], default=None)
 
     def _claimed(self) -> None:
         self.claimed = True
@@ -221,21 +153,77 @@ class Work:
 
     async def _run(self) -> None:
         leave_branches()
-        if not self.fresh:
-            await self.cell.journal.durable()
+        self.begun = True
         try:
+            if not self.fresh:
+                await self.cell.journal.durable()
+            while not await self._try():
+                self.context.detach()
+                self.context = Context(self)
+                self.compensations.clear()
+                self.live = False
+            if self.fold.cancel is not None:
+                await compensate(self)
+                self.end_canceled(self.fold.cancel)
+        except StoreUnavailable as error:
+            self.cell.reload(error)  # nobody's fault: the task goes on when the store is back
+
+    async def _try(self) -> bool:
+        """Run the handler once. False: it is to run again."""
+        if self.fold.cancel is not None and not self.fold.steps:
+            return True  # nothing has been done
+        try:
+            if self.fold.retries and self.fold.cancel is None:
+                await self._retry_due(self.fold.retries[-1])
             body, sends = self._outcome(await self._handle())
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if self.ended or (task is not None and task.cancelling()):
+            if self.ended or (self.fold.cancel is None and task is not None and task.cancelling()):
                 raise
-            self._fail(error)  # the handler awaited something that was cancelled
-        except StoreUnavailable as error:
-            self.cell.reload(error)  # nobody's fault: the task goes on when the store is back
+            return self._failed(error)  # the handler awaited something that was cancelled
+        except StoreUnavailable:
+            raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises ends its task, and is recorded
-            self._fail(error)
-        else:
+            return self._failed(error)
+        if self.fold.cancel is None:
             self._end("complete", body, *sends)
+        return True
+
+    async def _retry_due(self, step: str) -> None:
+        if self.fold.steps[step].open:
+            await self.wait(step)
+
+    def _failed(self, error: BaseException) -> bool:
+        """The handler raised. False: it is to run again, at a time that is now written."""
+        if self.fold.cancel is not None:
+            if not isinstance(error, asyncio.CancelledError):
+                self.warn("failed while it was being canceled: %s", type(error).__name__)
+            return True
+        if isinstance(error, Undeliverable):
+            self.die(str(error))
+            return True
+        policy, tries = self.definition.retry(self.chosen), len(self.fold.retries) + 1
+        due_at = self.cell.runtime.clock.now() + policy.wait(tries)
+        late = self.deadline is not None and due_at >= self.deadline
+        if late or tries >= policy.attempts or not policy.covers(error):
+            self.fail(error)
+            return True
+        step = f"retry#{tries - 1}"
+        info = error_info(error)
+        self.warn("failed, try %d of %d: %s; it is tried again", tries, policy.attempts, info.type)
+        body = e.TaskRetryScheduled(step=step, error=info, due_at=due_at, forgets=self._steps_of(error))
+        self.write(body, sends=(self.timer(step, due_at),))
+        return False
+
+    def _steps_of(self, error: BaseException | None) -> tuple[str, ...]:
+        """The failed steps that an error comes from: those that are named along its causes."""
+        steps = []
+        while error is not None:
+            record = self.fold.steps.get(getattr(error, "step", ""))
+            if record is not None and record.error is not None:
+                steps.append(error.step)  # type: ignore[attr-defined]
+            error = error.__cause__ or error.__context__
+        return tuple(dict.fromkeys(steps))
 
     async def _handle(self) -> Any:
         refusal, self.cell.refusal = self.cell.refusal, None
@@ -243,11 +231,16 @@ class Work:
             raise refusal
         if self.message.parts is None:
             self.message = await self.store.message(self.message.id)
-        handler, payload = self.definition.select(self.message)
+        try:
+            self.chosen, payload = self.definition.select(self.message)
+        except BadPayload as error:
+            raise Undeliverable(str(error)) from error
         actor = self.definition.actor()
-        if self.message.deadline is not None and self.cell.runtime.clock.now() >= self.message.deadline:
+        models = actor.choose_model(payload)
+        self.models = (models,) if isinstance(models, str) else tuple(models)
+        if self.deadline is not None and self.cell.runtime.clock.now() >= self.deadline:
             raise self._late()
-        return await handler.method(actor, payload, self.context)
+        return await self.chosen.method(actor, payload, self.context)
 
     def _outcome(self, result: Any) -> tuple[e.Body, tuple[Message, ...]]:
         """The event that ends the task with this result, and what it sends."""
@@ -255,59 +248,53 @@ class Work:
             message = self._hand_off(result)
             return e.TaskHandedOff(to=message.to, task=message.task), (message,)
         if self.message.reply_to is not None:
-            return e.TaskCompleted(), (self._reply(result),)
+            return e.TaskCompleted(), (reply(self.message, result),)
         return e.TaskCompleted(result=msgspec.Raw(encode_json(result))), ()
 
-    @property
-    def _question(self) -> str:
-        """The id of the message that an answer of this task answers: of a task that was handed over, the first."""
-        return self.message.correlation or self.message.id
-
     def _hand_off(self, handoff: Handoff) -> Message:
-        return self.outgoing(
+        return outgoing(
+            self.message,
             "handoff",
             handoff.to,
             handoff.task,
             handoff.payload,
             parent=self.message.task,
             reply_to=self.message.reply_to,
-            correlation=self._question,
-            deadline=self.message.deadline,
+            correlation=self.message.correlation or self.message.id,  # whoever asked gets the other's answer
+            deadline=self.deadline,
         )
+
+    # -- ending --------------------------------------------------------------------------------------------------
 
     def _late(self) -> DeadlineExceeded:
-        deadline = self.message.deadline
-        assert deadline is not None
-        return DeadlineExceeded(str(self), deadline.isoformat())
+        assert self.deadline is not None
+        return DeadlineExceeded(str(self), self.deadline.isoformat())
 
-    def _fail(
-        self, error: BaseException, *, handles: str | None = None, then: Callable[[], None] | None = None
-    ) -> None:
-        info = error_info(error, "".join(traceback.format_exception(error))[-MAX_TRACEBACK_CHARACTERS:])
-        log.warning("%s failed: %s", self, info.type)
-        reply = self._error_reply(msgspec.structs.replace(info, traceback=""))
-        self._end("fail", e.TaskFailed(error=info), *reply, handles=handles, then=then)
+    def end_late(self, handles: str, then: Callable[[], None]) -> None:
+        """The timer of the task's deadline came."""
+        self.fail(self._late(), handles=handles, then=then)
 
-    def cancel(self, reason: str, handles: str, then: Callable[[], None]) -> None:
-        """End the task and what it asked others for."""
-        info = ErrorInfo(type="TaskCanceled", message=reason)
-        asked = [
-            self.outgoing("cancel", step.request.to, step.request.task, reason)
-            for _, step in self.fold.open_steps("question")
-            if isinstance(step.request, e.QuestionAsked)
-        ]
-        self._end("cancel", e.TaskCanceled(reason=reason), *self._error_reply(info), *asked, handles=handles, then=then)
+    def fail(self, error: BaseException, *, handles: str | None = None, then: Callable[[], None] | None = None) -> None:
+        """End the task with an error."""
+        told = redact("".join(traceback.format_exception(error)))  # before it is cut: half a key is no key any more
+        info = error_info(error, told[-MAX_TRACEBACK_CHARACTERS:])
+        self.warn("failed: %s", info.type)
+        answer = error_reply(self.message, msgspec.structs.replace(info, traceback=""))
+        self._end("fail", e.TaskFailed(error=info), *answer, handles=handles, then=then)
 
-    def _reply(self, result: Any, error: ErrorInfo | None = None) -> Message:
-        reply_to = self.message.reply_to
-        assert reply_to is not None
-        kind: Kind = "feedback" if self.message.kind == "review-request" else "reply"
-        return self.outgoing(
-            kind, reply_to.actor, reply_to.task, result, step=reply_to.step, error=error, correlation=self._question
+    def die(self, reason: str) -> None:
+        """Make a dead letter of the message that opened the task, and end it."""
+        message = self.message
+        self.warn("can't be handled, and is a dead letter now: %s", reason)
+        body = e.MessageDeadLettered(
+            to=message.to, reason=reason, attempts=self.fold.attempt, message=self.fold.message
         )
+        self._end("fail", body, *error_reply(message, ErrorInfo(type="MessageDeadLettered", message=reason)))
 
-    def _error_reply(self, info: ErrorInfo) -> tuple[Message, ...]:
-        return () if self.message.reply_to is None else (self._reply(None, info),)
+    def end_canceled(self, reason: str) -> None:
+        """End the task as canceled, whether all that it was to do then is done or not."""
+        info = ErrorInfo(type=TaskCanceled.__name__, message=reason)
+        self._end("cancel", e.TaskCanceled(reason=reason), *error_reply(self.message, info))
 
     def _end(
         self,
@@ -324,6 +311,7 @@ class Work:
 
         if self.ended:
             return
+        self.lose_all()
         self.write(body, handles=handles, sends=sends, state=self._fire(trigger), then=ended)
         self.cell.journal.flush()
         self.detach()
@@ -343,6 +331,8 @@ class Work:
     def effect(self) -> Iterator[None]:
         """While something runs here that must not be interrupted lightly."""
         self.effects += 1
+        if self.waiters:
+            self.changed()  # another branch only waits, and this one goes on
         try:
             yield
         finally:
@@ -363,53 +353,8 @@ class Work:
         """Tell the runtime whether this work holds a slot."""
         self.cell.runtime.busy_changed(self.cell)
 
-    # -- messages for the task at work ---------------------------------------------------------------------------
-
-    def receive(self, message: Message, settle: Callable[[], None]) -> None:
-        """Record a message for this task, and wake the step that waits for it."""
-        if message.kind == "cancel":
-            self.cancel(str(value_of(message.parts[0])) if message.parts else "", message.id, settle)
-        elif message.kind == "timer" and message.step is None:
-            self._fail(self._late(), handles=message.id, then=settle)
-        elif message.step is not None:
-            self._receive_answer(message, message.step, settle)
-        else:
-            self._receive_other(message, settle)
-
-    def _receive_answer(self, message: Message, key: str, settle: Callable[[], None]) -> None:
-        step = self.fold.steps.get(key)
-        if step is None or step.form not in WAITS or step.done:
-            self.cell.discard(message, settle, "nothing waits for it any more")
-            return
-        if isinstance(step.request, e.WaitStarted):
-            self._receive_other(message, settle)
-            return
-        body: e.Body
-        if message.kind == "timer" and isinstance(step.request, e.QuestionAsked):
-            late = DeadlineExceeded(
-                f"the answer of {step.request.to}", message.due_at.isoformat() if message.due_at else ""
-            )
-            body = e.QuestionFailed(step=key, error=error_info(late))
-        elif message.kind == "timer":
-            body = e.TimerFired(step=key)
-        elif message.error is not None:
-            body = e.QuestionFailed(step=key, error=message.error)
-        else:
-            body = e.QuestionAnswered(step=key, result=content_of(message))
-        self.write(body, handles=message.id, then=settle)
-        self._wake(key)
-
-    def _receive_other(self, message: Message, settle: Callable[[], None]) -> None:
-        waits = self.fold.open_steps("wait", "review")
-        key = next(
-            (k for k, s in waits if isinstance(s.request, e.WaitStarted) and s.request.kind == message.kind), None
-        )
-        body = e.MessageReceived(kind=message.kind, sender=message.sender, content=content_of(message), step=key)
-        self.write(body, handles=message.id, then=settle)
-        if key is not None:
-            self._wake(key)
-
-    def _wake(self, key: str) -> None:
+    def wake(self, key: str) -> None:
+        """What a step waits for is recorded: let it go on."""
         waiter = self.waiters.pop(key, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

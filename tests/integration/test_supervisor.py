@@ -30,15 +30,16 @@ import anyio, signal, sys
 from pathlib import Path
 from actors.supervisor import READY, Tie
 
-async def on_signal(scope):
+async def on_signal(scope, *, task_status):
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        task_status.started()
         async for _ in signals:
             scope.cancel()
 
 async def main():
     tie = Tie()
     async with anyio.create_task_group() as group:
-        group.start_soon(on_signal, group.cancel_scope)
+        await group.start(on_signal, group.cancel_scope)  # before anybody may tell it to end
         tie.say(READY)
         print("not for the parent")
         await tie.parent_gone()

@@ -42,7 +42,7 @@ def ended(form: str, step: str, well: bool) -> e.Body:
             e.ToolFailed(step=step, tool="t", error=ERROR, duration_ms=1),
         ),
         "model": (
-            e.ModelCompleted(text=VALUE, usage=USAGE, cost=None, finish_reason="stop", **model),
+            e.ModelCompleted(message=VALUE, usage=USAGE, cost=None, finish_reason="stop", **model),
             e.ModelFailed(error=ERROR, **model),
         ),
         "question": (e.QuestionAnswered(step=step, result=VALUE), e.QuestionFailed(step=step, error=ERROR)),

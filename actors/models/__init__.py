@@ -1,0 +1,1 @@
+"""Language models: what is asked of them, who is asked, what becomes of an attempt, and what it costs."""
