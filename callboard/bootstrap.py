@@ -3,24 +3,34 @@
 import gc
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from math import inf
+from typing import Final
 from uuid import UUID
 
+import anyio
 import msgspec
 
 import projections
+from actors.client import Client
 from actors.definition import Definition
 from actors.directory import Directory
 from actors.host import Host, Limits, Parts
-from actors.models import Gateway
+from actors.models import library
+from callboard.config import Config
 from callboard.services import LocalServices
 from callboard.settings import Settings
+from eventstore.clock import DatabaseClock
 from eventstore.leases import PostgresLeases
 from eventstore.store import PostgresEventStore
+from projections.answers import PostgresAnswers
 from projections.runner import Runner
+from protocols.errors import NameTaken
 from protocols.names import new_id
-from protocols.ports import Bus
+from protocols.ports import Bus, Leases, Throttle
+
+LOOK_EVERY_S: Final = 0.1  # for heartbeats of a process with our name: more often than a process makes them
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,23 +40,40 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
     leases: PostgresLeases
     directory: Directory
     bus: Bus
+    throttle: Throttle
     runner: Runner
+    clock: DatabaseClock
     settings: Settings
     process: str
 
+    @property
+    def config(self) -> Config:
+        """What the operator's file says. Raises UnreadableConfig, BadConfig."""
+        return Config.load(self.settings.config)
+
     def host(self, definitions: Mapping[str, Definition]) -> Host:
-        """A host for these roles."""
+        """A host for these roles. Raises UnreadableConfig, BadConfig."""
         limits = msgspec.convert(self.settings, Limits, from_attributes=True)
+        config = self.config
         parts = Parts(
             store=self.store,
             leases=self.leases,
             directory=self.directory,
             bus=self.bus,
             pool=self.store.pool,
-            gateway=Gateway(self.settings.model),
+            gateway=config.gateway(self.settings.model),
+            throttle=self.throttle,
+            answers=PostgresAnswers(self.store.pool),
             runner=self.runner,
+            mcp=config.mcp,
+            tool_policies=config.tools.policies,
+            set_clock=lambda: self.clock.set(self.store.pool),
         )
-        return Host(parts, definitions, limits, self.process)
+        return Host(parts, definitions, limits, self.process, self.clock)
+
+    def client(self) -> AbstractAsyncContextManager[Client]:
+        """A client of these parts."""
+        return Client.open(self.store, self.bus, self.directory, self.clock)
 
 
 @contextmanager
@@ -60,30 +87,42 @@ def served(settings: Settings) -> Iterator[Settings]:
 
 
 @asynccontextmanager
-async def connected(settings: Settings, name: str) -> AsyncIterator[Stack]:
+async def connected(settings: Settings, name: str, *, redis_needed: bool = True) -> AsyncIterator[Stack]:
     """All parts, connected to the servers that the settings name. `name` tells people which process this is.
 
-    Raises DatabaseUnavailable, RedisUnavailable, WrongEvictionPolicy, SchemaTooNew.
+    Who only sends can do without Redis: what it sends is in the log. Raises DatabaseUnavailable, RedisUnavailable,
+    WrongEvictionPolicy, SchemaTooNew.
     """
     assert settings.database_url
     assert settings.redis_url
-    from bus.redis import RedisBus  # redis-py takes 0.3 s, and what only reads the log needs none
+    from bus import RedisBus, RedisThrottle  # redis-py takes 0.3 s, and what only reads the log needs none
 
     process = process_name(name)
     async with PostgresEventStore.open(settings.database_url) as store:
         leases = PostgresLeases(store.pool)
         directory = Directory(leases)
         await directory.refresh()
-        async with RedisBus.open(settings.redis_url, namespace_of(store.store_id), directory.route) as bus:
-            yield Stack(
-                store=store,
-                leases=leases,
-                directory=directory,
-                bus=bus,
-                runner=Runner(store.pool, store, projections.ALL, process, lease_s=settings.lease_s),
-                settings=settings,
-                process=process,
-            )
+        clock = DatabaseClock()
+        await clock.set(store.pool)
+        namespace = namespace_of(store.store_id)
+        async with (
+            RedisBus.open(settings.redis_url, namespace, directory.route, needed=redis_needed) as bus,
+            RedisThrottle.open(settings.redis_url, namespace, clock) as throttle,
+        ):
+            try:
+                yield Stack(
+                    store=store,
+                    leases=leases,
+                    directory=directory,
+                    bus=bus,
+                    throttle=throttle,
+                    runner=Runner(store.pool, store, projections.ALL, process, lease_s=settings.lease_s),
+                    clock=clock,
+                    settings=settings,
+                    process=process,
+                )
+            finally:
+                await library.close()
 
 
 def collect_rarely() -> None:
@@ -109,3 +148,33 @@ def process_name(name: str) -> str:
 def pid_in(process: str) -> int:
     """The process id in a name that `process_name` made."""
     return int(process.rsplit("-", 2)[1])
+
+
+async def claim_name(leases: Leases, process: str, roles: Collection[str]) -> None:
+    """Return when no other process of this one's name, on this machine, is taken to serve one of the roles.
+
+    One that was killed a moment ago counts until its last heartbeat expires. Raises NameTaken if there is another
+    heartbeat instead.
+    """
+    expires_in_s: dict[tuple[str, str], float] = {}
+    while rivals := [it for it in await leases.members() if it.role in roles and _may_be_rivals(it.process, process)]:
+        for it in rivals:
+            if it.expires_in_s > expires_in_s.get((it.role, it.process), inf):
+                raise NameTaken(it.process.rpartition("@")[0], it.role, it.process)
+            expires_in_s[it.role, it.process] = it.expires_in_s
+        await anyio.sleep(LOOK_EVERY_S)
+
+
+def _may_be_rivals(other: str, process: str) -> bool:
+    """Whether another process has this one's name, on this machine, and may still run."""
+    if other.rsplit("-", 2)[0] != process.rsplit("-", 2)[0]:
+        return False
+    if pid_in(other) == os.getpid():  # a number that is used again: in a container that was started again, say
+        return False
+    try:
+        os.kill(pid_in(other), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

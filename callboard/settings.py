@@ -72,6 +72,17 @@ class Folder(Struct, frozen=True):
         return Path(text).expanduser().absolute()
 
 
+class File(Struct, frozen=True):
+    """A path of a file; ~ is the user's home. Whether it is there is seen when it is read."""
+
+    @property
+    def allowed(self) -> str:
+        return "a file"
+
+    def parse(self, text: str) -> Path:
+        return Path(text).expanduser().absolute()
+
+
 class Number(Struct, frozen=True):
     """A number from low to high, both included; without a fraction if `whole`."""
 
@@ -140,12 +151,21 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, Number(1, 256, whole=True), "Partitions of a role that is served for the first time."
     ] = 8
     slots: Annotated[int, Number(1, 4096, whole=True), "Tasks that one process works on at the same time."] = 64
+    run_slots: Annotated[
+        int, Number(1, 4096, whole=True), "Tasks of one run that one process works on at the same time."
+    ] = 48
+    ahead: Annotated[
+        int, Number(64, 100_000, whole=True), "Messages that one process takes off the bus ahead of its slots."
+    ] = 4096
     passivate_after_s: Annotated[float, Number(0, 86_400), "Seconds until an idle actor is dropped from memory."] = 60.0
     grace_s: Annotated[float, Number(0, 3_600), "Seconds that tasks get to end when their process is told to end."] = (
         10.0
     )
     model: Annotated[
         str | None, Text(), 'The model that takes the place of every other; "stand-in" needs no key and no network.'
+    ] = None
+    config: Annotated[
+        Path | None, File(), "A TOML file about models, prices, rates, tools and MCP servers (see models.md)."
     ] = None
     log_level: Annotated[str, LOG_LEVELS, "The least severe log lines that are shown."] = "INFO"
 
@@ -181,7 +201,7 @@ def describe() -> list[Description]:
     """Every variable, in the order of the fields of `Settings`."""
     defaults = {known.name: known.default for known in structs.fields(Settings)}
     defaults |= {"database_url": "not set", "redis_url": "not set", "home": "the user's data folder"}
-    defaults |= {"model": "as the roles say"}
+    defaults |= {"model": "as the roles say", "config": "not set"}
     return [
         Description(variable(name), str(defaults[name]), rule.allowed, meaning) for name, rule, meaning in _fields()
     ]

@@ -3,8 +3,8 @@
     callboard up examples/newsroom.py --model stand-in     # no key, no network: the stand-in is no language model
     callboard send writer '{"topic": "tides"}' --wait
 
-With the keys of the models below (OPENAI_API_KEY, ANTHROPIC_API_KEY) leave out --model. Any other model that litellm
-knows takes their place by CALLBOARD_MODEL=gemini/gemini-2.5-flash, or by --model.
+With the key of a provider (OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY ...) leave out --model: the tiers below
+take a model of that provider. Any model that litellm knows takes their place by --model gemini/gemini-2.5-flash.
 """
 
 from callboard import Actor, Context, Struct, handler
@@ -43,7 +43,7 @@ class Article(Struct):
 class Writer(Actor):
     """Writes an article and has it reviewed."""
 
-    model = ("openai/gpt-5", "anthropic/claude-sonnet-4-5")  # failover in this order
+    model = "high_reasoning"  # a tier; or a model, or several that are tried in this order
     states = ("drafting", "reviewing", "done")
     initial = "done"  # nothing is open
     transitions = (
@@ -81,11 +81,10 @@ class Writer(Actor):
 class Reviewer(Actor):
     """Says of a draft whether it can be printed, and if not, what to change."""
 
-    model = ("anthropic/claude-sonnet-4-5", "openai/gpt-5")
+    model = "fast"
 
     @handler("review-request")
     async def review(self, draft: Draft, ctx: Context) -> Review:
         """Review a draft."""
-        question = f"Review this article on {draft.topic}. Answer ACCEPTED if it can be printed, else what to change."
-        answer = (await ctx.model(f"{question}\n\n{draft.text}")).text.strip()
-        return Review(accepted=answer.startswith("ACCEPTED"), notes=answer)
+        question = f"Review this article on {draft.topic}: can it be printed, and if not, what has to change?"
+        return await ctx.model(f"{question}\n\n{draft.text}", returns=Review)

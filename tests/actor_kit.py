@@ -67,6 +67,19 @@ def double(number: int) -> int:
     return 2 * number
 
 
+async def cancel_a_call(ctx: Context) -> str:
+    """A handler one of whose branches fails while the other asks a model."""
+
+    async def failing() -> None:
+        raise ValueError("no")
+
+    try:
+        await ctx.gather(ctx.model("?"), failing())
+    except ValueError:
+        return "caught"
+    return ""
+
+
 class SlowStore(MemoryEventStore):
     """Tells the outcome of an append some turns of the loop later, as a store over a network does."""
 

@@ -13,8 +13,20 @@ from redis.asyncio import Redis
 
 from callboard.bootstrap import namespace_of
 from eventstore.migrations import migrate
+from tests.forking import Forks
+from tests.forking import forks as started_forks
 from tests.servers import Servers
 from tests.servers import servers as running_servers
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run what takes long at its full size: minutes, not seconds")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether tests may take long: they are run with `--long`."""
+    return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +41,13 @@ def servers() -> Iterator[Servers]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """What starts `callboard` fast, for the tests that need several processes of it."""
+    with started_forks() as forks:
+        yield forks
+
+
 @pytest.fixture
 def redis_url(servers: Servers) -> str:
     """A Redis to share with the other tests: a store's `store_id` keeps its keys apart."""
@@ -39,10 +58,10 @@ def redis_url(servers: Servers) -> str:
 def template(servers: Servers) -> Iterator[str]:
     """The name of a migrated database, for others to be copied from."""
     name = f"callboard_template_{uuid4().hex}"
-    run(_administer(servers, f"create database {name}"))
+    run(administer(servers, f"create database {name}"))
     run(_migrate(at(servers.database_url, name)))
     yield name
-    run(_administer(servers, f"drop database {name} with (force)"))
+    run(administer(servers, f"drop database {name} with (force)"))
 
 
 @pytest.fixture
@@ -52,17 +71,17 @@ def database_url(servers: Servers, template: str) -> Iterator[str]:
     run(_copy(servers, template, name))
     url = at(servers.database_url, name)
     yield url
-    run(_forget(servers.redis_url, url))
-    run(_administer(servers, f"drop database {name} with (force)"))
+    run(forget_keys(servers.redis_url, url))
+    run(administer(servers, f"drop database {name} with (force)"))
 
 
 @pytest.fixture
 def empty_database_url(servers: Servers) -> Iterator[str]:
     """A database without anything in it, dropped after the test."""
     name = f"callboard_test_{uuid4().hex}"
-    run(_administer(servers, f"create database {name}"))
+    run(administer(servers, f"create database {name}"))
     yield at(servers.database_url, name)
-    run(_administer(servers, f"drop database {name} with (force)"))
+    run(administer(servers, f"drop database {name} with (force)"))
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -76,7 +95,7 @@ def at(url: str, database: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
 
 
-async def _administer(servers: Servers, statement: str) -> None:
+async def administer(servers: Servers, statement: str) -> None:
     connection = await asyncpg.connect(servers.database_url)
     try:
         await connection.execute(statement)
@@ -84,7 +103,7 @@ async def _administer(servers: Servers, statement: str) -> None:
         await connection.close()
 
 
-async def _forget(redis_url: str, database_url: str) -> None:
+async def forget_keys(redis_url: str, database_url: str) -> None:
     """Delete the bus's keys of a store."""
     connection = await asyncpg.connect(database_url)
     try:

@@ -79,9 +79,7 @@ class Stage:
 
     async def begin(self) -> None:
         self.stack = await self._exits.enter_async_context(connected(self._settings, "client"))
-        self.client = await self._exits.enter_async_context(
-            Client.open(self.stack.store, self.stack.bus, self.stack.directory)
-        )
+        self.client = await self._exits.enter_async_context(self.stack.client())
 
     async def host(self, name: str) -> Running:
         """A further host that serves all the roles."""

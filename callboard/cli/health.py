@@ -9,15 +9,17 @@ import anyio
 from msgspec import Struct
 
 from callboard.bootstrap import Stack, connected, served
+from callboard.cli.dead import show_letters
 from callboard.cli.output import Listing, people, plain, write_json, write_text
 from callboard.cli.session import Session, command_settings, read
-from callboard.cli.words import NOTHING, ago, count, duration, one_line, short, until
+from callboard.cli.words import NOTHING, ago, count, duration, short, until
 from callboard.services import LocalServices, Status
 from callboard.settings import Settings
+from projections import dead_letters, mailbox, timers
 from projections import lag as lag_
-from projections import mailbox, timers
+from projections.dead_letters import DeadLetter
 from projections.lag import ProjectionLag
-from projections.mailbox import DeadLetter, OpenMessage
+from projections.mailbox import OpenMessage
 from projections.timers import Timer
 from protocols.errors import NotServed
 
@@ -32,27 +34,26 @@ class MessagesReport(Struct, frozen=True, kw_only=True):
     dead: tuple[DeadLetter, ...]  # newest first
 
 
-def messages(*, role: str | None, run: str | None, dead: bool, limit: int, as_json: bool) -> None:
-    """Messages that nobody has handled yet, timers, and dead letters; or only those."""
+def messages(*, role: str | None, run: str | None, limit: int, as_json: bool) -> None:
+    """Messages that nobody has handled yet, timers, and dead letters."""
 
     async def fetch(session: Session) -> MessagesReport:
         of_run = (await session.run(run)).run if run else None
         given = {"role": role, "run": of_run}
         return MessagesReport(
-            open=() if dead else tuple(await mailbox.list_open(session.pool, limit=limit, **given)),
-            timers=() if dead else tuple(await timers.list_timers(session.pool, limit=limit, **given)),
-            dead=tuple(await mailbox.list_dead(session.pool, limit=limit, **given)),
+            open=tuple(await mailbox.list_open(session.pool, limit=limit, **given)),
+            timers=tuple(await timers.list_timers(session.pool, limit=limit, **given)),
+            dead=tuple(await dead_letters.list_letters(session.pool, role=role, run=of_run, limit=limit)),
         )
 
     report = read(fetch)
     if as_json:
-        write_json(report.dead if dead else report)
+        write_json(report)
         return
     now = datetime.now(UTC)
-    if not dead:
-        _show_open(report.open, now)
-        _show_timers(report.timers, now)
-    _show_dead(report.dead, now)
+    _show_open(report.open, now)
+    _show_timers(report.timers, now)
+    show_letters(report.dead, now)
 
 
 def _show_open(found: Sequence[OpenMessage], now: datetime) -> None:
@@ -85,31 +86,6 @@ def _show_timers(found: Sequence[Timer], now: datetime) -> None:
     people().print(shown)
 
 
-def _show_dead(found: Sequence[DeadLetter], now: datetime) -> None:
-    if not found:
-        write_text("There are no dead letters.")
-        return
-    right = ("attempts",)
-    shown = Listing(
-        "dead letter",
-        "kind",
-        "to",
-        "run",
-        "attempts",
-        "died",
-        "why",
-        right=right,
-        wide="why",
-        spare=("run", "attempts"),
-    )
-    for each in found:
-        to = short(f"{each.role}/{each.key}") if each.key else each.role
-        run = short(each.run) if each.run else NOTHING
-        kind, died = each.kind or NOTHING, ago(each.died_at, now)
-        shown.add(short(each.id), kind, to, run, str(each.attempts), died, one_line(each.reason))
-    people().print(shown)
-
-
 # -- lag -------------------------------------------------------------------------------------------------------
 
 
@@ -124,12 +100,26 @@ class PartitionLag(Struct, frozen=True, kw_only=True):
     open: int  # messages in the log that nobody has handled
 
 
+class ProcessLag(Struct, frozen=True, kw_only=True):
+    """A live process of a role. `idle_s`: since it last got something done."""
+
+    process: str
+    idle_s: float
+
+
 class RoleLag(Struct, frozen=True, kw_only=True):
     """One role. `oldest_s`: for how long its oldest open message has been waiting; None if none is open."""
 
     role: str
+    generation: int  # of its partitions
     oldest_s: float | None
+    processes: tuple[ProcessLag, ...]
     partitions: tuple[PartitionLag, ...]
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody serves it, and nothing is there to do: it was served once, and may never be again."""
+        return not self.processes and self.oldest_s is None and not any(each.backlog for each in self.partitions)
 
 
 class LagReport(Struct, frozen=True, kw_only=True):
@@ -154,9 +144,13 @@ def lag(*, only: Sequence[str], check: bool, as_json: bool) -> None:
 
 
 def unserved(report: LagReport, only: Sequence[str]) -> list[str]:
-    """What nobody does: roles that were never served, partitions without an owner, the projections."""
+    """What nobody does: roles that were never served, partitions without an owner, the projections. A role that has
+    nothing to do and is not asked for need not be served.
+    """
     missing = [role for role in only if role not in {each.role for each in report.roles}]
     for role in report.roles:
+        if role.given_up and not only:
+            continue
         free = [each.partition for each in role.partitions if each.owner is None or (each.lease_s or 0) <= 0]
         if free:
             missing.append(f"{role.role} (partitions {numbers(free)})")
@@ -194,7 +188,18 @@ async def _role_lag(stack: Stack, role: str) -> RoleLag:
         for each in await stack.leases.partitions()
         if each.role == role
     ]
-    return RoleLag(role=role, oldest_s=await mailbox.oldest_age_s(pool, role), partitions=tuple(partitions))
+    processes = [
+        ProcessLag(process=each.process, idle_s=each.idle_s)
+        for each in await stack.leases.members()
+        if each.role == role
+    ]
+    return RoleLag(
+        role=role,
+        generation=route.generation,
+        oldest_s=await mailbox.oldest_age_s(pool, role),
+        processes=tuple(processes),
+        partitions=tuple(partitions),
+    )
 
 
 def _show_lag(report: LagReport, only: Sequence[str]) -> None:
@@ -206,6 +211,9 @@ def _show_lag(report: LagReport, only: Sequence[str]) -> None:
         by = duration(each.seconds) if each.events else NOTHING
         shown.add(each.name, f"{each.position:,}", count(each.events, "event"), by)
     console.print(shown)
+    for each in report.projections:
+        if each.error:
+            console.print(f"\n[red]{each.name} is stopped:[/] {plain(each.error)}", soft_wrap=True)
     unknown = [role for role in only if role not in {each.role for each in report.roles}]
     if unknown or not report.roles:
         what = f"{plain(', '.join(unknown))} has never been served" if unknown else "No role has been served yet"
@@ -213,9 +221,11 @@ def _show_lag(report: LagReport, only: Sequence[str]) -> None:
     if not report.roles:
         return
     console.print()
-    right = ("lease", "on the bus", "open", "oldest")
-    shown = Listing("role", "partitions", "owner", "lease", "on the bus", "open", "oldest", right=right, wide="owner")
+    right = ("lease", "idle", "on the bus", "open", "oldest")
+    columns = ("role", "partitions", "owner", "lease", "idle", "on the bus", "open", "oldest")
+    shown = Listing(*columns, right=right, wide="owner", spare=("idle",))
     for role in report.roles:
+        idle = {each.process: duration(each.idle_s) for each in role.processes}
         for owner, group in groupby(sorted(role.partitions, key=_owner), key=_owner):
             owned = list(group)
             lease_s = min((each.lease_s for each in owned if each.lease_s is not None), default=None)
@@ -225,6 +235,7 @@ def _show_lag(report: LagReport, only: Sequence[str]) -> None:
                 numbers([each.partition for each in owned]),
                 owner or "nobody",
                 lease,
+                idle.get(owner, NOTHING),
                 f"{sum(each.backlog for each in owned):,}",
                 f"{sum(each.open for each in owned):,}",
                 duration(role.oldest_s) if role.oldest_s is not None else NOTHING,

@@ -15,12 +15,13 @@ from callboard.cli.session import Session, read
 from callboard.cli.story import EventLine, digests, line
 from callboard.cli.words import NOTHING, clock, short
 from projections import audit as audit_
+from projections import dead_letters
 from projections import tasks as tasks_
 from projections.audit import Entry
 from protocols.errors import BadOption, UnknownStream, UnknownTask
 from protocols.events import Event
 from protocols.messages import encode_json
-from protocols.names import RUN, actor_stream, parse_stream, run_stream
+from protocols.names import RESERVED_ROLES, RUN, actor_stream, dead_stream, parse_stream, run_stream
 
 MAX_TASKS: Final = 10_000  # of one run
 
@@ -151,7 +152,9 @@ def replay(given: str, *, at: int | None, step: bool, bodies: bool, as_json: boo
 async def _run_events(session: Session, run: str) -> list[Event]:
     """All events of a run's streams that belong to it, by position."""
     tasks = await tasks_.list_tasks(session.pool, run=run, limit=MAX_TASKS)
+    letters = await dead_letters.list_letters(session.pool, run=run, redriven=True, limit=MAX_TASKS)
     streams = {run_stream(run)} | {actor_stream(task.role, task.key) for task in tasks}
+    streams |= {dead_stream(letter.role) for letter in letters}
     found: list[Event] = []
     for stream in streams:
         found += [event async for event in session.store.read_stream(stream) if event.meta.run == run]
@@ -172,7 +175,7 @@ def actors_at(found: Iterable[Event]) -> tuple[ActorAt, ...]:
     """The actors that events leave behind, folded from them, by name."""
     streams: dict[str, list[Event]] = {}
     for event in found:
-        if parse_stream(event.stream).role != RUN:
+        if parse_stream(event.stream).role not in RESERVED_ROLES:
             streams.setdefault(event.stream, []).append(event)
     return tuple(_actor_at(stream, fold(streams[stream])) for stream in sorted(streams))
 

@@ -1,4 +1,6 @@
-"""The commands: their options, and what they say of themselves. What they do is imported when they run."""
+"""The commands that start, ask and show: their options, and what they say of themselves. What they do is imported when
+they run.
+"""
 
 import sys
 from pathlib import Path
@@ -6,33 +8,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from callboard.cli.options import ASK, DEBUG, START, Json, Limit, OfRole, OfRun, RunId, app
 from protocols.errors import CallboardError, UserError
 from protocols.messages import Priority
 
-app = typer.Typer(
-    name="callboard",
-    help="An event-sourced actor system for LLM agents: nothing lost, nothing done twice, every cost accounted for.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-services = typer.Typer(
-    help="The local PostgreSQL and Valkey, for where no server is named by URL.", no_args_is_help=True
-)
-
-START, ASK, DEBUG, OPERATE = "Start", "Ask", "Understand", "Operate"
+__all__ = ["app", "main"]
 
 SendKind = Literal["assign", "query", "review-request", "context-share", "artifact", "feedback", "decision", "cancel"]
-Dimension = Literal["role", "agent", "model", "run", "day"]
 
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning or end, or `last`.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON for machines, and nothing else, on standard output.")]
-OfRun = Annotated[str | None, typer.Option("--run", help="Only of this run: its id, its beginning or end, or `last`.")]
-OfRole = Annotated[str | None, typer.Option("--role", help="Only of this role.")]
 OfState = Annotated[str | None, typer.Option("--state", help="Only in this state, such as failed.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most so many.")]
 Bodies = Annotated[bool, typer.Option("--bodies", help="With all contents: arguments, prompts, results, errors.")]
 Tied = Annotated[bool, typer.Option("--tied", hidden=True, help="End when standard input ends.")]
 
@@ -122,7 +106,8 @@ def projections(tied: Tied = False) -> None:
 
 @app.command(
     rich_help_panel=ASK,
-    epilog='Examples: callboard send writer \'{"topic": "tides"}\' --wait   |   callboard send topic/news @story.txt',
+    epilog='Examples: callboard send writer \'{"topic": "tides"}\' --wait   |   callboard send topic/news @story.txt'
+    "   |   callboard send writer @brief.json --delay 3600 --deadline 2030-01-01T09:00:00Z --priority low",
 )
 def send(
     to: Annotated[str, typer.Argument(metavar="TO", help="A role, an actor (role/key), or topic/NAME.")],
@@ -134,7 +119,16 @@ def send(
     task: Annotated[str | None, typer.Option(help="Send to this task, which is at work.")] = None,
     kind: Annotated[SendKind, typer.Option(help="The kind of the message.")] = "assign",
     priority: Annotated[Priority, typer.Option(help="Its priority.")] = "normal",
-    deadline_s: Annotated[float | None, typer.Option(min=0, help="Seconds that the task may take.")] = None,
+    delay: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Deliver it only after so many seconds.")
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SECONDS|TIME", help="When the task fails: so many seconds from now, or an ISO 8601 time."
+        ),
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="On whose account it is: budgets may be set for tenants.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result, and print it.")] = False,
     timeout_s: Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most.")] = None,
     as_json: Json = False,
@@ -154,7 +148,9 @@ def send(
         task=task,
         kind=kind,
         priority=priority,
-        deadline_s=deadline_s,
+        delay_s=delay,
+        deadline=deadline,
+        tenant=tenant,
         wait=wait,
         timeout_s=timeout_s,
     )
@@ -180,6 +176,19 @@ def run(run_id: RunId, as_json: Json = False) -> None:
     reports.run(run_id, as_json=as_json)
 
 
+@app.command(rich_help_panel=DEBUG, epilog="Example: callboard live last")
+def live(
+    run_id: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="A run's id, its beginning or end, or `last`.")
+    ] = "last",
+    as_json: Annotated[bool, typer.Option("--json", help="An object a line, as things happen.")] = False,
+) -> None:
+    """Show what a run's models answer while they do, until the run has ended."""
+    from callboard.cli import live
+
+    live.live(run_id, as_json=as_json)
+
+
 @app.command(rich_help_panel=DEBUG, epilog="Example: callboard tasks --run last --state input-required")
 def tasks(
     run_id: OfRun = None, role: OfRole = None, state: OfState = None, limit: Limit = 50, as_json: Json = False
@@ -196,18 +205,6 @@ def agents(role: OfRole = None, as_json: Json = False) -> None:
     from callboard.cli import reports
 
     reports.agents(role=role, as_json=as_json)
-
-
-@app.command(rich_help_panel=DEBUG, epilog="Example: callboard costs --by model --run last")
-def costs(
-    by: Annotated[Dimension, typer.Option(help="What to group by.")] = "role",
-    run_id: OfRun = None,
-    as_json: Json = False,
-) -> None:
-    """Add up tokens and costs."""
-    from callboard.cli import reports
-
-    reports.costs(by=by, run=run_id, as_json=as_json)
 
 
 @app.command(rich_help_panel=DEBUG, epilog="Example: callboard audit last")
@@ -253,62 +250,6 @@ def replay(
     history.replay(run_id, at=at, step=step, bodies=bodies, as_json=as_json)
 
 
-# -- operate ---------------------------------------------------------------------------------------------------
-
-
-@app.command(rich_help_panel=OPERATE, epilog="Example: callboard messages --dead")
-def messages(
-    role: OfRole = None,
-    run_id: OfRun = None,
-    dead: Annotated[bool, typer.Option("--dead", help="Only those that can't be handled.")] = False,
-    limit: Limit = 100,
-    as_json: Json = False,
-) -> None:
-    """List messages that nobody has handled yet, timers, and dead letters."""
-    from callboard.cli import health
-
-    health.messages(role=role, run=run_id, dead=dead, limit=limit, as_json=as_json)
-
-
-@app.command(rich_help_panel=OPERATE, epilog="Examples: callboard lag   |   callboard lag --check --role writer")
-def lag(
-    role: Annotated[list[str] | None, typer.Option(help="Only this role; may be given several times.")] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="End with exit code 1 if nobody folds, or a partition has no owner.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Show how far projections and roles are behind, and who owns which partitions."""
-    from callboard.cli import health
-
-    health.lag(only=role or [], check=check, as_json=as_json)
-
-
-@services.command("up", epilog="Example: callboard services up")
-def services_up(as_json: Json = False) -> None:
-    """Start them, and leave them running."""
-    from callboard.cli import health
-
-    health.services_up(as_json=as_json)
-
-
-@services.command("down", epilog="Example: callboard services down")
-def services_down(
-    force: Annotated[bool, typer.Option("--force", help="Also while other processes use them.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Stop them; their data stays."""
-    from callboard.cli import health
-
-    health.services_down(force=force, as_json=as_json)
-
-
-@services.command("status", epilog="Example: callboard services status")
-def services_status(as_json: Json = False) -> None:
-    """Show whether they run, and where."""
-    from callboard.cli import health
-
-    health.services_status(as_json=as_json)
-
-
-app.add_typer(services, name="services", rich_help_panel=OPERATE)
+# These commands come behind the ones above.
+from callboard.cli import accounting as _accounting  # noqa: E402, F401
+from callboard.cli import operate as _operate  # noqa: E402, F401

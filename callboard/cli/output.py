@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from protocols.messages import encode_json
+from protocols.redaction import redact
 
 PIPE_WIDTH: Final = 200  # of a table that goes to no terminal
 LEAST_WIDTH: Final = 8  # of a column that is cut
@@ -101,6 +102,13 @@ def plain(text: str) -> str:
 # -- logging -------------------------------------------------------------------------------------------------
 
 
+class Redacting(logging.Formatter):
+    """Log lines without secrets: neither in the message and its arguments, nor in a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
 class _Terminal(logging.Handler):
     """Log lines in colour: what is wrong stands out."""
 
@@ -113,12 +121,12 @@ class _Terminal(logging.Handler):
 
 
 def log_to_stderr(level: str, who: str | None = None) -> None:
-    """Log lines as `12:34:56 info who text`. `who` is this process's name; by default it is each logger's."""
+    """Log lines as `12:34:56 info who text`, without secrets. `who` is this process's name, or else each logger's."""
     for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
         logging.addLevelName(number, logging.getLevelName(number).lower())
     handler = _Terminal() if sys.stderr.isatty() else logging.StreamHandler()
     speaker = "%(name)s" if who is None else who.replace("%", "%%")
-    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {speaker} %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(Redacting(f"%(asctime)s %(levelname)s {speaker} %(message)s", datefmt="%H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -1,4 +1,4 @@
-"""`runs`, `run`, `tasks`, `agents` and `costs`: what the read models say."""
+"""`runs`, `run`, `tasks` and `agents`: what the read models say."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,6 +9,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from rich.console import Console
 from rich.text import Text
 
+from callboard.cli.costs import costs_table
 from callboard.cli.output import Listing, people, plain, write_json, write_result, write_text
 from callboard.cli.session import Session, read
 from callboard.cli.words import (
@@ -16,16 +17,15 @@ from callboard.cli.words import (
     STATE_STYLES,
     Branch,
     ago,
-    bar,
     count,
     duration,
-    model_word,
     money,
     one_line,
     short,
     span,
     state_of,
     state_word,
+    tokens,
     tree,
 )
 from projections import agents as agents_
@@ -33,7 +33,7 @@ from projections import costs as costs_
 from projections import runs as runs_
 from projections import tasks as tasks_
 from projections.agents import Agent
-from projections.costs import Costs, Dimension
+from projections.costs import Costs
 from projections.runs import Run
 from projections.tasks import Task
 from protocols.codec import body_of
@@ -82,7 +82,7 @@ def _runs_table(found: Sequence[Run], now: datetime) -> Listing:
             ago(run.started_at, now),
             duration(((run.ended_at or now) - run.started_at).total_seconds()),
             f"{run.tasks:,}" + (f" ({run.failed:,} failed)" if run.failed else ""),
-            _tokens(run.input_tokens + run.output_tokens),
+            tokens(run.input_tokens + run.output_tokens),
             money(run.cost, run.unpriced),
         )
     return shown
@@ -132,8 +132,8 @@ def _show_run(console: Console, report: RunReport, now: datetime) -> None:
     console.print(f"sent to {plain(short(found.actor))}{origin}, {started:%Y-%m-%d %H:%M:%S}, {how_long}")
     calls = "no model calls"
     if found.model_calls:
-        tokens = f"{_tokens(found.input_tokens + found.output_tokens)} tokens"
-        calls = f"{count(found.model_calls, 'model call')}, {tokens}, {money(found.cost, found.unpriced)}"
+        used = f"{tokens(found.input_tokens + found.output_tokens)} tokens"
+        calls = f"{count(found.model_calls, 'model call')}, {used}, {money(found.cost, found.unpriced)}"
     console.print(f"{count(found.tasks, 'task')}, {calls}, {count(found.events, 'event')}")
     console.print()
     console.print(_tree_table(tree(report.tasks), found.started_at, max(end, _last(report.tasks)), now))
@@ -141,7 +141,7 @@ def _show_run(console: Console, report: RunReport, now: datetime) -> None:
     _show_errors(console, report.tasks)
     if report.costs:
         console.print()
-        console.print(_costs_table(report.costs, ("role",)))
+        console.print(costs_table(report.costs, ("role",)))
     if report.result is not UNSET:
         console.print("\n[bold]result[/]")
         write_result(msgspec.json.decode(report.result))
@@ -164,7 +164,7 @@ def _tree_table(branches: Sequence[Branch], begin: datetime, end: datetime, now:
             _state(task.state),
             duration((ended - started).total_seconds()) if task.started_at else NOTHING,
             Text(span((started - begin).total_seconds() / whole, (ended - begin).total_seconds() / whole), style),
-            _tokens(task.input_tokens + task.output_tokens),
+            tokens(task.input_tokens + task.output_tokens),
             money(task.cost, task.unpriced),
         )
     return shown
@@ -188,7 +188,7 @@ def _show_errors(console: Console, tasks: Sequence[Task]) -> None:
             console.print(f"[red]{task.role} {short(task.task)} {state_word(task.state)}:[/] {plain(what)}")
 
 
-# -- tasks, agents, costs --------------------------------------------------------------------------------------
+# -- tasks, agents ---------------------------------------------------------------------------------------------
 
 
 def tasks(*, run: str | None, role: str | None, state: str | None, limit: int, as_json: bool) -> None:
@@ -222,7 +222,7 @@ def _tasks_table(found: Sequence[Task], now: datetime) -> Listing:
             _state(task.state),
             duration(((task.ended_at or now) - began).total_seconds()) if began else NOTHING,
             str(task.attempt) if task.attempt else NOTHING,
-            _tokens(task.input_tokens + task.output_tokens),
+            tokens(task.input_tokens + task.output_tokens),
             money(task.cost, task.unpriced),
             ", ".join(short(wait.on) for wait in task.waiting),
         )
@@ -249,7 +249,7 @@ def agents(*, role: str | None, as_json: bool) -> None:
             shown.add(
                 short(each.agent),
                 *(f"{number:,}" for number in (each.tasks, each.at_work, *ended)),
-                _tokens(each.input_tokens + each.output_tokens),
+                tokens(each.input_tokens + each.output_tokens),
                 money(each.cost, each.unpriced),
                 ago(each.last_seen, now),
                 Text(each.last_process or NOTHING, "dim"),
@@ -257,65 +257,11 @@ def agents(*, role: str | None, as_json: bool) -> None:
         people().print(shown)
 
 
-def costs(*, by: Dimension, run: str | None, as_json: bool) -> None:
-    """Costs, grouped."""
-
-    async def fetch(session: Session) -> list[Costs]:
-        of_run = (await session.run(run)).run if run else None
-        return await costs_.costs(session.pool, [by], run=of_run)
-
-    found = read(fetch)
-    if as_json:
-        write_json(found)
-    elif not found:
-        write_text("The run has called no model." if run else "No model has been called yet.")
-    else:
-        people().print(_costs_table(found, (by,)))
-
-
-def _costs_table(found: Sequence[Costs], by: Sequence[str]) -> Listing:
-    """Groups with bars: each its share of the amounts of the currency that most groups have, or else of the tokens."""
-    currencies = [currency for group in found for currency in group.amounts]
-    currency = max(set(currencies), key=currencies.count) if currencies else None
-
-    def weight(group: Costs) -> float:
-        return float(group.amounts.get(currency, 0)) if currency else float(_all_tokens(group))
-
-    whole = sum(weight(group) for group in found) or 1.0
-    right = ("calls", "failed", "tokens in", "out", "cost")
-    columns = (*by, "calls", "failed", "tokens in", "out", "cost", "share")
-    shown = Listing(*columns, right=right, wide=by[0], spare=("failed", "out", "tokens in"))
-    for group in sorted(found, key=weight, reverse=by != ("day",)):
-        names = [
-            model_word(name) if dimension == "model" else short(name)
-            for dimension, name in zip(by, group.by, strict=True)
-        ]
-        share = weight(group) / whole
-        shown.add(
-            *names,
-            f"{group.calls:,}",
-            f"{group.failed:,}",
-            _tokens(group.input + group.cached_input + group.cache_write),
-            _tokens(group.output + group.reasoning),
-            money(group.amounts, group.unpriced),
-            f"{bar(share, 16)} {share:.0%}",
-        )
-    return shown
-
-
 # -- shared ----------------------------------------------------------------------------------------------------
-
-
-def _all_tokens(group: Costs) -> int:
-    return group.input + group.cached_input + group.cache_write + group.output + group.reasoning
 
 
 def _state(state: TaskState) -> Text:
     return Text(state_word(state), STATE_STYLES[state])
-
-
-def _tokens(number: int) -> str:
-    return f"{number:,}" if number else NOTHING
 
 
 def _tell_limit(found: Sequence[object], limit: int) -> None:

@@ -1,7 +1,7 @@
 """`send`: a message from outside, and what became of it."""
 
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from actors.client import Client, Sent
+from actors.inputs import times
 from callboard.bootstrap import Stack, connected, served
 from callboard.cli.output import note, write_json, write_result, write_text
 from callboard.cli.session import Session, command_settings, waited
@@ -34,7 +35,9 @@ class Order(Struct, frozen=True, kw_only=True):
     task: str | None = None
     kind: Kind = "assign"
     priority: Priority = "normal"
-    deadline_s: float | None = None
+    delay_s: float | None = None
+    deadline: str | None = None  # seconds, or an ISO 8601 time
+    tenant: str | None = None
     wait: bool = False
     timeout_s: float | None = None
 
@@ -80,8 +83,27 @@ def payload_of(text: str) -> Any:
         return text
 
 
+def deadline_of(text: str | None, now: datetime) -> datetime | None:
+    """A deadline as it was given. Raises BadOption for what is no time; what can't be met, the client refuses."""
+    if text is None:
+        return None
+    try:
+        return now + timedelta(seconds=float(text))
+    except ValueError:
+        pass
+    except OverflowError:
+        raise BadOption("--deadline", text, "it is too far away") from None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        reason = "it is neither a number of seconds nor a time such as 2030-01-31T09:00:00Z"
+        raise BadOption("--deadline", text, reason) from None
+
+
 def check(order: Order) -> None:
-    """Raise BadOption for options that contradict each other."""
+    """Raise BadOption for options that contradict each other, and for times that can't be met."""
+    now = SystemClock().now()
+    times(now, order.delay_s, deadline_of(order.deadline, now))
     if order.task is None and order.kind not in OPENS_TASK:
         raise BadOption("--kind", order.kind, "it concerns a task at work: name that task with --task")
     if order.timeout_s is not None and not order.wait:
@@ -89,9 +111,8 @@ def check(order: Order) -> None:
 
 
 async def _send(settings: Settings, order: Order, as_json: bool) -> None:
-    async with connected(settings, "send") as stack, Client.open(stack.store, stack.bus, stack.directory) as client:
+    async with connected(settings, "send", redis_needed=False) as stack, stack.client() as client:
         order = await _with_full_ids(stack, order)
-        deadline = SystemClock().now() + timedelta(seconds=order.deadline_s) if order.deadline_s is not None else None
         sent = await client.send(
             order.to,
             order.payload,
@@ -100,7 +121,9 @@ async def _send(settings: Settings, order: Order, as_json: bool) -> None:
             task=order.task,
             kind=order.kind,
             priority=order.priority,
-            deadline=deadline,
+            delay_s=order.delay_s,
+            deadline=deadline_of(order.deadline, SystemClock().now()),
+            tenant=order.tenant,
             origin=ORIGIN,
         )
         if not as_json:
@@ -135,9 +158,7 @@ async def _with_full_ids(stack: Stack, order: Order) -> Order:
 
 async def _warn_if_unserved(stack: Stack, sent: list[Sent]) -> None:
     """A message to a role that nobody serves is safe, but nothing comes of it yet."""
-    served_roles = {
-        p.role for p in await stack.leases.partitions() if p.owner and p.expires_in_s is not None and p.expires_in_s > 0
-    }
+    served_roles = {member.role for member in await stack.leases.members()}
     for role in sorted({role_of(each.actor) for each in sent} - served_roles):
         note(f"[yellow]No process serves {role} now:[/] the message waits in the log until one does.")
 

@@ -17,10 +17,11 @@ import typer
 from actors.definition import Definition
 from actors.supervisor import READY, ProcessEvent, ProcessSpec, Supervisor, Tie
 from callboard.app import load_app
-from callboard.bootstrap import collect_rarely, connected, served
+from callboard.bootstrap import claim_name, collect_rarely, connected, served
 from callboard.cli.errors import error_in, in_a_line
 from callboard.cli.output import log_to_stderr, note, plain
 from callboard.cli.session import opened
+from callboard.config import Config
 from callboard.settings import PREFIX, Settings
 from protocols.errors import BadName, BadOption, DatabaseUnavailable, RedisUnavailable, UserError, listed
 
@@ -45,6 +46,7 @@ def up(app: str, processes: Sequence[str], *, in_process: bool, model: str | Non
     settings = Settings.from_env(os.environ)
     if model is not None:
         settings = msgspec.structs.replace(settings, model=model)
+    Config.load(settings.config)  # before anything is started
     log_to_stderr(settings.log_level, "up")
     local = settings.database_url is None
     with served(settings) as settings:
@@ -160,11 +162,11 @@ def actor(roles: str, app: str, *, name: str | None, tied: bool) -> None:
     """Serve some of an app's roles in this process."""
     with _tie(tied=tied) as tie:
         definitions = chosen(load_app(app), roles)
-        name = name or "+".join(definitions)
+        claims, name = name is not None, name or "+".join(definitions)
         settings = Settings.from_env(os.environ)
         log_to_stderr(settings.log_level, name)
         with served(settings) as settings:
-            anyio.run(_serve_roles, settings, name, definitions, tie)
+            anyio.run(_serve_roles, settings, name, definitions, tie, claims)
 
 
 def chosen(definitions: Mapping[str, Definition], roles: str) -> dict[str, Definition]:
@@ -185,8 +187,13 @@ def projections(*, tied: bool) -> None:
             anyio.run(_serve_projections, settings, tie)
 
 
-async def _serve_roles(settings: Settings, name: str, definitions: Mapping[str, Definition], tie: Tie | None) -> None:
+async def _serve_roles(
+    settings: Settings, name: str, definitions: Mapping[str, Definition], tie: Tie | None, claims: bool = False
+) -> None:
+    """Serve roles. `claims`: the name was given to this process, and no other one may have it."""
     async with connected(settings, name) as stack:
+        if claims:
+            await claim_name(stack.leases, stack.process, definitions)
         await _until_told(stack.host(definitions).run, f"ready: serves {listed(list(definitions))}", tie)
 
 

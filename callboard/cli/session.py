@@ -1,5 +1,6 @@
 """A command's connection to the log and its read models, and how ids are given by hand."""
 
+import getpass
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,15 +12,20 @@ from asyncpg import Pool
 from msgspec import Struct
 
 import projections
-from callboard.bootstrap import process_name, served
-from callboard.cli.output import log_to_stderr, people
+from actors.client import Client
+from actors.dead_letters import DeadLetters
+from actors.directory import Directory
+from callboard.bootstrap import connected, process_name, served
+from callboard.cli.output import log_to_stderr, note, people, plain
 from callboard.settings import Settings
+from eventstore.leases import PostgresLeases
 from eventstore.store import PostgresEventStore
 from projections import runs, tasks
 from projections.runner import Runner
 from projections.runs import Run
 from projections.tasks import Task
-from protocols.errors import UnknownRun, UnknownTask
+from protocols.errors import NotProjected, ProjectionsBehind, UnknownEventType, UnknownRun, UnknownTask
+from protocols.ports import Bus
 
 T = TypeVar("T")
 
@@ -58,6 +64,20 @@ class Session(Struct, frozen=True, kw_only=True):
         return await tasks.find_task(self.pool, given)
 
 
+class Desk(Session, frozen=True, kw_only=True):
+    """What commands need that change something."""
+
+    leases: PostgresLeases
+    directory: Directory
+    bus: Bus
+    client: Client
+
+    @property
+    def letters(self) -> DeadLetters:
+        """Dead letters."""
+        return DeadLetters(self.pool, self.store, self.bus, self.directory)
+
+
 @asynccontextmanager
 async def opened(settings: Settings, name: str) -> AsyncIterator[Session]:
     """The log and its read models, as the settings name them. Raises DatabaseUnavailable, SchemaTooNew."""
@@ -67,19 +87,71 @@ async def opened(settings: Settings, name: str) -> AsyncIterator[Session]:
         yield Session(store=store, runner=runner, settings=settings)
 
 
+async def caught_up_with_log(runner: Runner) -> None:
+    """Return when the read models are at the log's head, but for those that are stopped: they are told."""
+    stopped = await waited("The projections catch up with the log", catch_up(runner))
+    for name, error in stopped.items():
+        note(f"[yellow]{name} is not up to date:[/] {plain(error)}")
+
+
+async def catch_up(runner: Runner) -> dict[str, str]:
+    """Fold what can be folded; gives why the other read models are stopped. Raises ProjectionsBehind."""
+    try:
+        await runner.catch_up()
+    except (NotProjected, ProjectionsBehind, UnknownEventType):
+        stopped = await runner.stopped(projections.ALL)
+        if not stopped:
+            raise
+        return stopped
+    return {}
+
+
 def read(fetch: Callable[[Session], Awaitable[T]], *, caught_up: bool = True) -> T:
     """What `fetch` reads; by default from read models that are at the log's head."""
 
     async def work() -> T:
         async with opened(settings, "command") as session:
             if caught_up:
-                await waited("The projections catch up with the log", session.runner.catch_up())
+                await caught_up_with_log(session.runner)
             else:
                 await session.runner.prepare()
             return await fetch(session)
 
     with served(command_settings()) as settings:
         return anyio.run(work)
+
+
+def act(work: Callable[[Desk], Awaitable[T]], name: str) -> T:
+    """What `work` gives, from read models that are at the log's head. `name` tells people which process this is."""
+
+    async def working() -> T:
+        async with (
+            connected(settings, name, redis_needed=False) as stack,
+            stack.client() as client,
+        ):
+            await caught_up_with_log(stack.runner)
+            return await work(
+                Desk(
+                    store=stack.store,
+                    runner=stack.runner,
+                    settings=settings,
+                    leases=stack.leases,
+                    directory=stack.directory,
+                    bus=stack.bus,
+                    client=client,
+                )
+            )
+
+    with served(command_settings()) as settings:
+        return anyio.run(working)
+
+
+def who(by: str | None) -> str:
+    """Who gives a command: as said, or the user of this computer."""
+    try:
+        return by or getpass.getuser()
+    except (OSError, KeyError):  # no name for this user
+        return f"user {os.getuid()}"
 
 
 def command_settings() -> Settings:

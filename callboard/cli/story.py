@@ -12,6 +12,7 @@ from protocols import events as e
 from protocols.codec import body_of, sent_messages
 from protocols.events import Event, Stored
 from protocols.messages import Message
+from protocols.money import Money
 
 
 class EventLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -99,6 +100,12 @@ def _dead(body: e.MessageDeadLettered) -> str:
     return f"a message to {short(body.to)} can't be handled after {count(body.attempts, 'attempt')}: {body.reason}"
 
 
+def _tool_completed(body: e.ToolCompleted) -> str:
+    if body.resolved_by:
+        return f"{body.step}: {body.resolved_by} said that {body.tool} was done, with {_size(body.result)}"
+    return f"{body.step}: {body.tool} gave {_size(body.result)} in {duration(body.duration_ms / 1000)}"
+
+
 def _progressed(body: e.TaskProgressed) -> str:
     total = f" of {body.total:g}" if body.total is not None else ""
     return f"{body.done:g}{total} done" + (f": {one_line(body.note)}" if body.note else "")
@@ -107,6 +114,14 @@ def _progressed(body: e.TaskProgressed) -> str:
 def _received(body: e.MessageReceived) -> str:
     ends = f", which ends the wait {body.step}" if body.step else ""
     return f"{body.kind} came from {short(body.sender)}{ends}"
+
+
+def _because(reason: str) -> str:
+    return f": {one_line(reason)}" if reason else ""
+
+
+def _amount(amount: Money) -> str:
+    return money({amount.currency: amount.amount})
 
 
 def _failed(body: Any) -> str:
@@ -124,24 +139,35 @@ WORDS: Final[dict[str, Callable[[Any], str]]] = {
     e.RunContinued.TYPE: lambda b: "a further message into the run" + (f", from {b.origin}" * bool(b.origin)),
     e.TaskStarted.TYPE: lambda b: f"starts, attempt {b.attempt}, in {b.process}",
     e.TaskResumed.TYPE: lambda b: f"goes on, attempt {b.attempt}, in {b.process} ({b.reason})",
+    e.TaskRetryScheduled.TYPE: lambda b: (
+        f"{_failed(b)}; tries again at {b.due_at.astimezone():%Y-%m-%d %H:%M:%S} ({b.step})"
+    ),
     e.TaskProgressed.TYPE: _progressed,
     e.TaskStateChanged.TYPE: lambda _: "nothing else happened",
     e.TaskCompleted.TYPE: lambda b: (
         "completed" if b.result is UNSET else f"completed, {count(len(bytes(b.result)), 'byte')}"
     ),
     e.TaskFailed.TYPE: lambda b: f"failed: {_failed(b)}",
+    e.TaskCancelRequested.TYPE: lambda b: f"is to stop: {one_line(b.reason)}",
     e.TaskCanceled.TYPE: lambda b: f"canceled: {one_line(b.reason)}",
     e.TaskHandedOff.TYPE: lambda b: f"handed over to {short(b.to)}",
     e.StepCompleted.TYPE: lambda b: f"{b.step} done, {_size(b.result)}",
     e.StepFailed.TYPE: _failed_step,
     e.ToolRequested.TYPE: lambda b: f"{b.step}: calls the tool {b.tool}, {_size(b.arguments)} of arguments",
-    e.ToolCompleted.TYPE: lambda b: f"{b.step}: {b.tool} gave {_size(b.result)} in {duration(b.duration_ms / 1000)}",
+    e.ToolCompleted.TYPE: _tool_completed,
+    e.ToolOutcomeUnknown.TYPE: lambda b: f"{b.step}: whether {b.tool} was done is not known, a person has to say it",
     e.ToolFailed.TYPE: _failed_step,
     e.ModelRequested.TYPE: lambda b: (
         f"{b.step}: asks {b.model}, {count(len(b.messages), 'message')}, attempt {b.attempt}"
     ),
     e.ModelCompleted.TYPE: _model_completed,
     e.ModelFailed.TYPE: lambda b: f"{b.step}: {b.model} gave no answer, attempt {b.attempt}: {_failed(b)}",
+    e.ModelRefused.TYPE: lambda b: f"{b.step}: the call is not made: {_failed(b)}",
+    e.ApprovalRequested.TYPE: lambda b: f"{b.step}: waits until somebody approves: {one_line(b.note)}",
+    e.ApprovalDecided.TYPE: lambda b: f"{b.step}: {b.by} {'approves' if b.approved else 'says no'}{_because(b.reason)}",
+    e.ValueChecked.TYPE: lambda b: (
+        f"{b.step}: {b.name} is {'accepted' if b.accepted else 'refused'}{_because(b.reason)}"
+    ),
     e.QuestionAsked.TYPE: lambda b: f"{b.step}: asks {short(b.to)}",
     e.QuestionAnswered.TYPE: lambda b: f"{b.step}: the answer came, {_size(b.result)}",
     e.QuestionFailed.TYPE: _failed_step,
@@ -154,5 +180,16 @@ WORDS: Final[dict[str, Callable[[Any], str]]] = {
     e.StateChanged.TYPE: lambda b: f"{b.step}: its own state is {b.to}",
     e.MessageDiscarded.TYPE: lambda b: f"{b.kind} came too late: {b.reason}",
     e.MessageDeadLettered.TYPE: _dead,
+    e.DeadLetterEdited.TYPE: lambda b: (
+        f"{b.by} gave dead letter {short(b.letter)} another content" + (f": {one_line(b.reason)}" * bool(b.reason))
+    ),
+    e.DeadLetterRedriven.TYPE: lambda b: f"{b.by} sent dead letter {short(b.letter)} again",
+    e.BudgetSet.TYPE: lambda b: f"{b.by} sets the limit to {_amount(b.limit)}, beyond it: {b.over}{_because(b.note)}",
+    e.BudgetToppedUp.TYPE: lambda b: f"{b.by} adds {_amount(b.amount)} for {b.target} in this window{_because(b.note)}",
+    e.BudgetWarned.TYPE: lambda b: (
+        f"{b.target} has committed {_amount(b.committed)} of {_amount(b.limit)} ({b.window})"
+    ),
+    e.BudgetReleased.TYPE: lambda b: f"{b.by} says that {b.attempt} cost {_amount(b.amount)}{_because(b.note)}",
+    e.BudgetRemoved.TYPE: lambda b: f"{b.by} removes it",
 }
 _TELLS_OF_SENDS: Final = frozenset({e.RunStarted.TYPE, e.QuestionAsked.TYPE, e.TaskHandedOff.TYPE, e.TimerSet.TYPE})

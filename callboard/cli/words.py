@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from actors.models import DEMO_CURRENCY, STAND_IN
+from actors.models.stand_in import DEMO_CURRENCY, STAND_IN
 from projections.tasks import Task
 from protocols.states import TaskState
 
@@ -61,6 +61,11 @@ def one_line(text: str, limit: int = 120) -> str:
 def count(number: int, noun: str) -> str:
     """A number of things: 1 task, 2 tasks."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def tokens(number: int) -> str:
+    """A number of tokens."""
+    return f"{number:,}" if number else NOTHING
 
 
 # -- times ---------------------------------------------------------------------------------------------------

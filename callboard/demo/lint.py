@@ -11,6 +11,7 @@ from typing import Final
 import anyio
 import msgspec
 
+from callboard import tool
 from callboard.demo.findings import Finding, Lint
 
 LIMIT_S: Final = 30
@@ -46,6 +47,7 @@ class _Diagnostic(msgspec.Struct):
 _decode = msgspec.json.Decoder(list[_Diagnostic]).decode
 
 
+@tool(idempotent=True)
 async def ruff(root: str, path: str) -> Lint:
     """ruff's findings in a file, by line; writes no cache into the tree. Raises RuffMissing, RuffFailed."""
     program = find_ruff()

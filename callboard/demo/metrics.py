@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from callboard import tool
 from callboard.demo.findings import SYNTAX_ERROR, Finding, Measured
 
 MAX_FUNCTION_LINES: Final = 60  # a screen
@@ -29,6 +30,7 @@ class Place(NamedTuple):
     blocks: tuple[Block, ...]
 
 
+@tool(idempotent=True)
 def measure(root: str, path: str) -> Measured:
     """Measure one file. What can't be read or parsed is part of the result, and raises nothing."""
     try:

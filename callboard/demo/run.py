@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from actors.client import Client
-from actors.models import STAND_IN
+from actors.models.stand_in import STAND_IN
 from actors.supervisor import ProcessEvent, ProcessSpec, Supervisor
 from callboard.bootstrap import Stack
 from callboard.cli.words import count, model_word
@@ -220,5 +220,6 @@ async def _refresh(live: Live | None) -> None:
 
 
 def _role_cost(row: costs.Costs) -> RoleCost:
-    tokens = row.input + row.cached_input + row.cache_write + row.output + row.reasoning
-    return RoleCost(row.by[0], row.calls, row.failed, row.unpriced, row.stand_ins, tokens, row.amounts)
+    tokens = row.tokens_in + row.tokens_out
+    unpriced = row.unpriced + row.unknown
+    return RoleCost(row.by[0], row.calls, row.failed, unpriced, row.stand_ins, tokens, row.amounts)

@@ -8,7 +8,7 @@
             play.then(
                 "task.started",
                 "model.requested",
-                event("model.completed", text="a draft"),
+                event("model.completed", message={"role": "assistant", "content": "a draft"}),
                 event("question.asked", sends=[("assign", "reviewer", {"draft": "a draft"})]),
                 "question.answered",
                 "model.requested",
@@ -23,7 +23,7 @@ in a new one with the same log. Handlers need an event loop and nothing else: an
 
 from callboard.testing.clock import ManualClock
 from callboard.testing.expectations import event
-from callboard.testing.models import ModelCall, ScriptedModels
+from callboard.testing.models import ScriptedModels
 from callboard.testing.play import Play, spec
 
-__all__ = ["ManualClock", "ModelCall", "Play", "ScriptedModels", "event", "spec"]
+__all__ = ["ManualClock", "Play", "ScriptedModels", "event", "spec"]

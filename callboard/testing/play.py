@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -16,17 +16,24 @@ from actors.definition import Actor, define
 from actors.directory import Directory
 from actors.fold import fold
 from actors.machine import LIFECYCLE_MACHINE
+from actors.models.call import Call
 from actors.runtime import Runtime
+from actors.toolbox import Toolbox
+from actors.tools.mcp import McpSessions
+from actors.tools.mcp_server import McpServer
+from actors.tools.policy import ToolPolicy
 from bus.memory import MemoryBus
+from bus.memory_throttle import MemoryThrottle
 from callboard.testing.clock import ManualClock
 from callboard.testing.expectations import Expected, difference, fits
-from callboard.testing.models import ModelCall, ScriptedModels
-from eventstore.memory import MemoryEventStore, MemoryLeases
+from callboard.testing.models import ScriptedModels
+from eventstore.memory import MemoryEventStore
+from eventstore.memory_leases import MemoryLeases
 from protocols import events as e
 from protocols.codec import body_of, new_event, sent_messages
 from protocols.errors import TaskCanceled, TaskFailed
 from protocols.messages import Kind, Message, part_of
-from protocols.names import message_id, new_id, role_of, run_stream
+from protocols.names import event_id, message_id, new_id, role_of, run_stream
 from protocols.ports import ANY, Lease, Undecodable
 from protocols.states import RUNNING
 
@@ -35,22 +42,52 @@ QUIET_TURNS: Final = 20
 BUSY_TURNS: Final = 200  # after so many turns without rest, something real is waited for: stop spinning
 
 
+class LoggedAnswers:
+    """`protocols.ports.Answers` of a log in memory."""
+
+    def __init__(self, store: MemoryEventStore) -> None:
+        self._store = store
+
+    async def find(self, key: str, since: datetime) -> str | None:
+        """The newest answer that was asked for under this key."""
+        asked: set[tuple[str | None, str, int]] = set()
+        found = None
+        for it in self._store.events:
+            body = body_of(it)
+            if isinstance(body, e.ModelRequested) and body.cache == key:
+                asked.add((it.meta.task, body.step, body.attempt))
+            elif isinstance(body, e.ModelCompleted) and (it.meta.task, body.step, body.attempt) in asked:
+                found = event_id(it.stream, it.version) if it.recorded_at >= since else found
+        return found
+
+
 class Play:
     """What `spec` gives: actors in memory, and the means to send to them and to look at their log."""
 
     def __init__(
-        self, actors: Sequence[type[Actor]], models: ScriptedModels, *, slots: int, store: type[MemoryEventStore]
+        self,
+        actors: Sequence[type[Actor]],
+        models: ScriptedModels,
+        *,
+        slots: int,
+        store: type[MemoryEventStore],
+        mcp: Mapping[str, McpServer] | None = None,
+        tool_policies: Sequence[ToolPolicy] = (),
     ) -> None:
         self.clock = ManualClock()
         self.store = store(self.clock)
         self.models = models
         self.undecodable: list[Undecodable] = []  # what came over the bus and is no message
         leases = MemoryLeases(self.clock)
+        self.throttle = MemoryThrottle(self.clock)
+        self.answers = LoggedAnswers(self.store)
         self.directory = Directory(leases)
         self.bus = MemoryBus(self.directory.route)
         self.runtime: Runtime
         self._definitions = define(actors)
         self._slots = slots
+        self._mcp = mcp or {}
+        self._tool_policies = tool_policies
         self._epoch = 0
         self._process = AsyncExitStack()
         self._mark = 0  # `then` looks at the log behind this position
@@ -149,12 +186,15 @@ class Play:
         """End the process as kill -9 would."""
         await self._process.aclose()
 
-    async def restart(self, *, bus_too: bool = False, wait: bool = True) -> None:
-        """Begin a process after `kill`, and `wait` until it has nothing more to do."""
+    async def restart(self, *, bus_too: bool = False, wait: bool = True, clean: bool = False) -> None:
+        """Begin a process after `kill`, and `wait` until it has nothing more to do.
+
+        `clean`: as if the one before had ended in good order, and handed its partitions over.
+        """
         if bus_too:
-            self.bus.forget()
+            self.bus.lose()
         self._mark = len(self.log)
-        await self._start()
+        await self._start(clean=clean)
         if wait:
             await self.quiet()
 
@@ -169,7 +209,7 @@ class Play:
         seen = -1
         while calm < QUIET_TURNS:
             await asyncio.sleep(0 if turns < BUSY_TURNS else 0.001)
-            idle = self.runtime.capacity() == self._slots
+            idle = self.runtime.at_rest()
             calm = calm + 1 if idle and seen == len(self.log) else 0
             seen = len(self.log)
             turns += 1
@@ -208,6 +248,8 @@ class Play:
             body = body_of(it)
             if isinstance(body, e.TaskFailed):
                 raise TaskFailed(task, actor, body.error.type, body.error.message, body.error.traceback)
+            if isinstance(body, e.MessageDeadLettered):
+                raise TaskFailed(task, actor, type(body).__name__, body.reason)
             if isinstance(body, e.TaskCanceled):
                 raise TaskCanceled(task, actor, body.reason)
             if isinstance(body, e.TaskHandedOff):
@@ -275,9 +317,10 @@ class Play:
     def _add_timers(self) -> None:
         self.runtime.timers.add(m for m in self._open() if not self.runtime.holds(m, m.to))
 
-    async def _start(self) -> None:
+    async def _start(self, *, clean: bool = False) -> None:
         """Begin a process, and let it take over what the log says is undone, as `actors.recovery` does."""
         self._epoch += 1
+        sessions = await self._process.enter_async_context(McpSessions(self._mcp))
         runtime = self.runtime = Runtime(
             self.store,
             self.bus,
@@ -287,23 +330,26 @@ class Play:
             process=f"test-{self._epoch}",
             slots=self._slots,
             clock=self.clock,
+            throttle=self.throttle,
+            answers=self.answers,
+            toolbox=Toolbox(self.directory, policies=self._tool_policies, mcp=sessions),
         )
         for definition in self._definitions.values():
             await self.directory.register(definition, 1)
         await self._process.enter_async_context(runtime)
-        consumer = self.bus.consumer(runtime.process, runtime.deliver, self.undecodable.append, runtime.capacity)
+        consumer = self.bus.consumer(runtime.process, runtime.deliver, self.undecodable.append, runtime.gate.capacity)
         await self._process.enter_async_context(consumer)
         runtime.on_settle, runtime.on_capacity = consumer.settle, consumer.wake
         for role in self._definitions:
-            lease = Lease(role, 0, self._epoch)
-            runtime.owned[role, 0] = lease
+            lease = Lease(role, 0, self._epoch, partitions=1, clean=clean)
+            runtime.own(lease)
             on_bus = await self.bus.waiting(role, 0)
             lost = [m for m in self._open() if m.role == role and m.due_at is None and m.id not in on_bus]
             self.bus.publish(lost, again=True)
             await consumer.take(lease)
             runtime.serving.add((role, 0))
         self._add_timers()
-        for stream in {it.stream for it in self.log if role_of(it.stream) in self._definitions}:
+        for stream in dict.fromkeys(it.stream for it in self.log if role_of(it.stream) in self._definitions):
             actor = fold(self._events(stream))
             if actor.at_work and actor.state in RUNNING:
                 runtime.activate(stream, runtime.owned[role_of(stream), 0])
@@ -312,15 +358,18 @@ class Play:
 @asynccontextmanager
 async def spec(
     *actors: type[Actor],
-    models: ScriptedModels | Sequence[object] | Callable[[ModelCall], object] = (),
+    models: ScriptedModels | Sequence[object] | Callable[[Call], object] = (),
     store: type[MemoryEventStore] = MemoryEventStore,
     slots: int = 64,
+    mcp: Mapping[str, McpServer] | None = None,
+    tool_policies: Sequence[ToolPolicy] = (),
 ) -> AsyncIterator[Play]:
     """A play of these actors. `models` is a `ScriptedModels`, or what one is made of; `slots` is how many tasks may
-    be at work at the same time; `store` is the class of the log. Raises BadDefinition.
+    be at work at the same time; `store` is the class of the log; `mcp` and `tool_policies` are what the configuration
+    says of tools. Raises BadDefinition.
     """
     scripted = models if isinstance(models, ScriptedModels) else ScriptedModels(models)
-    play = Play(actors, scripted, slots=slots, store=store)
+    play = Play(actors, scripted, slots=slots, store=store, mcp=mcp, tool_policies=tool_policies)
     try:
         await play._start()
         yield play

@@ -4,23 +4,15 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from tests.conftest import at, run
-from tests.servers import Servers
-
-LIMIT_S = 60.0
-CALLBOARD = Path(sys.executable).parent / "callboard"
+from tests.cli_kit import Callboard, read, until, up
+from tests.conftest import run
 
 NEWSROOM = '''
 from callboard import Actor, Context, Struct
@@ -45,44 +37,7 @@ class Reviewer(Actor):
             return (await ctx.receive("feedback", note="a person's opinion")).content
         return "fine"
 '''
-
-Callboard = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def environ(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """An environment with a database of its own, and a folder with the app."""
-    name = f"callboard_test_{uuid4().hex}"
-    run(_administer(servers, f"create database {name}"))
-    folder = tmp_path_factory.mktemp("app")
-    (folder / "newsroom.py").write_text(NEWSROOM)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("CALLBOARD_")}
-    yield kept | {
-        "CALLBOARD_DATABASE_URL": at(servers.database_url, name),
-        "CALLBOARD_REDIS_URL": servers.redis_url,
-        "CALLBOARD_LEASE_S": "2",
-        "PWD": str(folder),
-        "COLUMNS": "160",
-    }
-    run(_administer(servers, f"drop database {name} with (force)"))
-
-
-@pytest.fixture(scope="module")
-def callboard(environ: dict[str, str]) -> Callboard:
-    """Runs one command to its end."""
-
-    def command(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [CALLBOARD, *arguments],
-            env=environ | changed,
-            cwd=environ["PWD"],
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-
-    return command
+APP = ("newsroom.py", NEWSROOM)
 
 
 @pytest.fixture(scope="module")
@@ -90,42 +45,6 @@ def newsroom(environ: dict[str, str]) -> Iterator[Path]:
     """The app, served by a process for each role; gives the file of what they log."""
     with up(environ, "newsroom.py", ready="all 3 processes are ready") as log:
         yield log
-
-
-@contextmanager
-def up(environ: dict[str, str], *arguments: str, ready: str) -> Iterator[Path]:
-    """`callboard up`, ended by Ctrl-C; it has to end well, and leave no process behind."""
-    log = Path(environ["PWD"]) / f"{uuid4().hex}.log"
-    with (
-        log.open("w") as out,
-        subprocess.Popen([CALLBOARD, "up", *arguments], env=environ, cwd=environ["PWD"], stdout=out, stderr=out) as app,
-    ):
-        try:
-            until(lambda: ready in log.read_text() or app.poll() is not None)
-            assert ready in log.read_text(), log.read_text()
-            yield log
-            app.send_signal(signal.SIGINT)
-            assert app.wait(LIMIT_S) == 0, log.read_text()
-        finally:
-            app.kill()
-    children = [int(pid) for pid in re.findall(r"\(pid (\d+)\) started", log.read_text())]
-    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Return when the condition holds; fails after the deadline."""
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-async def _administer(servers: Servers, statement: str) -> None:
-    connection = await asyncpg.connect(servers.database_url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
 
 
 def head(environ: dict[str, str]) -> int:
@@ -141,13 +60,6 @@ def head(environ: dict[str, str]) -> int:
     found: list[int] = []
     run(fetch())
     return found[0]
-
-
-def read(callboard: Callboard, *arguments: str) -> Any:
-    """What a listing gives to machines: JSON on standard output, and nothing on standard error."""
-    done = callboard(*arguments, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)
 
 
 # -- asking ----------------------------------------------------------------------------------------------------
@@ -193,6 +105,13 @@ def test_a_killed_process_comes_back_and_its_task_ends_with_what_it_waited_for(
     assert read(callboard, "run", sent["run"])["result"]["notes"] == "no war"
 
 
+def test_what_is_sent_while_redis_cannot_be_reached_comes_from_the_log(newsroom: Path, callboard: Callboard) -> None:
+    sent = callboard("send", "reviewer", "peace", "--wait", CALLBOARD_REDIS_URL="redis://127.0.0.1:1/0")
+    assert (sent.returncode, sent.stdout) == (0, "fine\n"), sent.stderr
+    assert "can't be reached" in sent.stderr
+    assert "What is sent now comes from the log." in sent.stderr
+
+
 # -- looking ---------------------------------------------------------------------------------------------------
 
 
@@ -229,7 +148,7 @@ def test_listings_are_arrays_of_objects_for_machines(
 
 
 def test_dead_letters_are_an_array_for_machines(sent: Any, callboard: Callboard) -> None:
-    assert read(callboard, "messages", "--dead") == []
+    assert read(callboard, "dead") == []
 
 
 def test_reports_are_objects_for_machines(sent: Any, callboard: Callboard) -> None:
@@ -296,6 +215,17 @@ def test_people_see_trees_bars_and_demo_prices(sent: Any, callboard: Callboard) 
         (["events", "writer/zz"], "There is no stream 'writer/zz'."),
         (["tasks", "--state", "lost"], "--state 'lost' can't be used"),
         (["replay", "last", "--at", "999999"], "the run's events are at positions"),
+        (["send", "writer", "{}", "--delay", "-1"], "delay '-1' can't be used"),
+        (["send", "writer", "{}", "--deadline", "2020-01-01T00:00:00Z"], "it is past: now it is"),
+        (["send", "writer", "{}", "--deadline", "soon"], "it is neither a number of seconds nor a time such as"),
+        (["redrive", "zz"], "There is no dead letter 'zz'"),
+        (["redrive"], "name dead letters, or choose them by"),
+        (["resolve", "last", "--run"], "has no tool call with an unknown outcome: it has ended, completed"),
+        (["resolve", "last"], "say either --happened RESULT or --run"),
+        (["cancel", "last"], "RUN 'last' can't be used: all its tasks have ended"),
+        (["cancel", "zz"], "There is no run 'zz'."),
+        (["partitions", "poet", "4"], "No process has ever served a role 'poet'"),
+        (["partitions", "writer", "0"], "Invalid value for 'N'"),
         (["up", "none.py"], "'none.py' is not an app: there is no such file."),
         (["actor", "poet", "--app", "newsroom.py"], "'poet' is not a legal role of this app"),
         (["send", "writer", "{}", "--kind", "song"], "Invalid value for '--kind'"),

@@ -14,7 +14,7 @@ import actors.host
 import actors.recovery
 import actors.timers
 from callboard import Context, Handoff
-from projections import mailbox
+from projections import dead_letters
 from protocols import events as e
 from protocols.codec import body_of, sent_messages
 from protocols.errors import TaskCanceled
@@ -217,7 +217,7 @@ async def test_what_is_no_message_becomes_a_dead_letter_that_says_why(
         async with it.redis() as redis:
             await redis.xadd(it.stream("echo", 0), {"m": content})
         await becomes(lambda: has_dead(it, 1))
-        (dead,) = await mailbox.list_dead(it.stack.store.pool)
+        (dead,) = await dead_letters.list_letters(it.stack.store.pool)
         assert reason in dead.reason
         assert dead.role == "echo"
         assert await it.client.call("echo", "still here") == "still here"
@@ -225,7 +225,7 @@ async def test_what_is_no_message_becomes_a_dead_letter_that_says_why(
 
 
 async def has_dead(it: Stage, number: int) -> bool:
-    return len(await mailbox.list_dead(it.stack.store.pool)) == number
+    return len(await dead_letters.list_letters(it.stack.store.pool)) == number
 
 
 async def test_a_host_that_stops_finishes_what_is_at_work_and_leaves_nothing_behind(stage_of: StageOf) -> None:

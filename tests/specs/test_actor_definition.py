@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from transitions import Machine as TransitionsMachine
 from transitions.core import MachineError
 
-from actors.client import check_payload
 from actors.definition import Definition, define
+from actors.inputs import check_payload
 from actors.machine import LIFECYCLE_MACHINE, role_machine
 from callboard import Actor, Context, Message, Struct, handler
 from protocols.errors import BadDefinition, BadName, BadPayload, IllegalTrigger

@@ -14,7 +14,7 @@ from actors.journal import Idle, Journal
 from actors.steps import StepCounter, enter_branch, fingerprint, leave_branches
 from actors.timers import HORIZON, Timers
 from callboard.testing import ManualClock
-from eventstore.memory import MemoryLeases
+from eventstore.memory_leases import MemoryLeases
 from protocols import events as e
 from protocols.codec import new_event
 from protocols.errors import BadName, Conflict, UnknownRole, UnknownTopic

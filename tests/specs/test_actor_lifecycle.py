@@ -192,19 +192,20 @@ async def test_a_message_goes_to_the_handler_that_takes_it(payload: Any, kind: A
         (b"bytes", "assign", "Expected"),
     ],
 )
-async def test_a_payload_that_fits_no_handler_fails_the_task_and_says_what_fits(
+async def test_a_message_that_fits_no_handler_is_a_dead_letter_that_says_what_fits(
     payload: Any, kind: Any, reason: str
 ) -> None:
     async with spec(Editor) as play:
         sent = await play.when("editor", payload, kind=kind)
         with pytest.raises(TaskFailed) as failure:
             await play.result(sent)
-        assert failure.value.type == "BadPayload"
+        assert failure.value.type == "MessageDeadLettered"
+        play.then("task.started", event("message.dead_lettered", message=sent.message, attempts=1, state="failed"))
         assert reason in failure.value.message
         assert "Brief(topic: str, words?: int)" in failure.value.message
 
 
-async def test_a_kind_that_no_handler_takes_fails_the_task() -> None:
+async def test_a_message_of_a_kind_that_no_handler_takes_is_a_dead_letter() -> None:
     class Asked(Actor):
         @handler("query")
         async def question(self, question: str, ctx: Context) -> str:
@@ -278,7 +279,7 @@ async def test_a_deadline_that_has_passed_fails_the_task_before_it_runs() -> Non
 
 async def test_a_message_whose_entry_is_no_message_leaves_the_actors_alone() -> None:
     async with spec(Echo) as play:
-        play.bus.add("echo", 0, b"\xff{")
+        play.bus.add(play.directory.route("echo"), 0, b"\xff{")
         await play.quiet()
         assert [it.content for it in play.undecodable] == [b"\xff{"]
         assert await play.result(await play.when("echo", 1)) == 1

@@ -4,8 +4,9 @@ from decimal import Decimal
 
 import pytest
 
+from actors.models.call import Call
 from callboard import Context, ModelReply
-from callboard.testing import ModelCall, ScriptedModels, event, spec
+from callboard.testing import ScriptedModels, event, spec
 from protocols import events as e
 from protocols.codec import digest
 from protocols.errors import ModelFailed, TaskFailed
@@ -26,10 +27,18 @@ async def test_a_model_call_is_two_events() -> None:
         play.then(
             "task.started",
             event("model.requested", model="large", attempt=1, parameters={"temperature": 0}),
-            event("model.completed", model="large", attempt=1, text="High and low.", cost=None),
+            event(
+                "model.completed",
+                model="large",
+                attempt=1,
+                message={"role": "assistant", "content": "High and low."},
+                cost=None,
+            ),
             event("task.completed", result="High and low."),
         )
-    assert models.calls == [ModelCall("large", ({"role": "user", "content": "Write on tides."},), {"temperature": 0})]
+    assert models.calls == [
+        Call(model="large", messages=({"role": "user", "content": "Write on tides."},), parameters={"temperature": 0})
+    ]
 
 
 async def test_the_prompt_is_in_the_log_by_its_digests() -> None:
@@ -116,6 +125,7 @@ async def test_an_attempt_that_was_lost_is_repeated_as_the_next_one_at_the_same_
         await play.given_log(up_to(log, "model.requested"))
         play.then(
             "task.resumed",
+            event("model.failed", kind="lost", attempt=1, cost=None),
             event("model.requested", model="large", attempt=2),
             event("model.completed", attempt=2),
             event("task.completed", result="found"),
@@ -158,7 +168,7 @@ async def test_a_large_answer_is_a_blob() -> None:
     async with spec(worker(todo), models=["x" * 20_000]) as play:
         await play.when("worker", None)
         (completed,) = bodies(play.log, e.ModelCompleted)
-        assert completed.text.blob
+        assert completed.message.blob
         await play.crash()
         assert play.types("worker")[-1] == "task.completed"
         play.store.events[-1].data.index(b"20000")
@@ -181,7 +191,7 @@ async def test_calls_side_by_side_each_have_their_step() -> None:
         replies = await ctx.gather(*(ctx.model(f"Number {n}?") for n in range(3)), limit=2)
         return [reply.text for reply in replies]
 
-    def answer(call: ModelCall) -> str:
+    def answer(call: Call) -> str:
         return str(call.messages[0]["content"])[-2]
 
     log = await log_of(todo, models=answer)

@@ -71,7 +71,7 @@ async def test_a_queue_behind_a_busy_actor_takes_no_slot() -> None:
         first = await play.when("clerk/dave", None)
         for _ in range(10):
             await play.when("clerk/dave", None)
-        assert play.runtime.capacity() == 2
+        assert play.runtime.gate.free == 2
         assert await play.result(await play.when("worker", None)) == 4
         await play.when("clerk/dave", "fine", kind="feedback", task=first.task)
         assert await play.result(first) == "fine"
@@ -203,7 +203,7 @@ async def test_tasks_that_wait_hold_no_slot() -> None:
         for _ in range(5):
             await play.when("worker", None)
         assert play.types().count("wait.started") == 5
-        assert play.runtime.capacity() == 1
+        assert play.runtime.gate.free == 1
 
 
 async def test_one_slot_is_enough_for_actors_that_ask_each_other() -> None:

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from actors.runtime import Runtime
-from callboard import Context
+from callboard import Context, tool
 from callboard.testing import spec
 from protocols import events as e
 from protocols.ports import Delivery, Lease
@@ -24,7 +24,7 @@ async def test_a_claimed_message_that_comes_again_resumes_the_task_that_was_lost
         return "done"
 
     async def handle(_payload: Any, ctx: Context) -> Any:
-        return await ctx.tool(hang_once)
+        return await ctx.tool(tool(idempotent=True)(hang_once))
 
     async with spec(worker(handle)) as play:
         sent = await play.send("worker", None)
@@ -33,7 +33,14 @@ async def test_a_claimed_message_that_comes_again_resumes_the_task_that_was_lost
         await play.kill()
         lease = Lease("worker", 0, epoch=2)
         async with Runtime(
-            play.store, play.bus, play.directory, former.definitions, former.gateway, process="test-2"
+            play.store,
+            play.bus,
+            play.directory,
+            former.definitions,
+            former.gateway,
+            process="test-2",
+            throttle=former.throttle,
+            answers=former.answers,
         ) as runtime:
             runtime.owned["worker", 0] = lease
             runtime.deliver(Delivery(await play.store.message(sent.message), lease, entry="7", fresh=False))

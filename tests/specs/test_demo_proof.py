@@ -57,7 +57,13 @@ def asked(attempt: int) -> Body:
 
 
 def answered(attempt: int) -> Body:
-    fields: dict[str, Any] = {"text": Stored(), "usage": Usage(), "cost": None, "finish_reason": "", "duration_ms": 1}
+    fields: dict[str, Any] = {
+        "message": Stored(),
+        "usage": Usage(),
+        "cost": None,
+        "finish_reason": "",
+        "duration_ms": 1,
+    }
     return e.ModelCompleted(step="model#0", attempt=attempt, model="m", **fields)
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.models import STAND_IN, StandIn
+from actors.models.call import Call
+from actors.models.stand_in import STAND_IN, StandIn
 from callboard.demo.crew import INSTRUCTIONS, facts, write_file
 from callboard.demo.findings import (
     SYNTAX_ERROR,
@@ -137,7 +138,7 @@ def test_a_report_replaces_the_former_one_and_leaves_nothing_else(tmp_path: Path
 
 async def stand_in_says(question: str) -> str:
     messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": question}]
-    return (await StandIn().complete(STAND_IN, messages, {})).text
+    return (await StandIn().complete(Call(model=STAND_IN, messages=tuple(messages)))).text
 
 
 async def test_the_stand_in_says_what_is_wrong_where_and_by_how_much() -> None:

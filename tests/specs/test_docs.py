@@ -43,10 +43,10 @@ def test_no_link_leads_nowhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
-def test_the_actor_of_the_five_minutes_is_an_actor(tmp_path: Path) -> None:
+def test_the_actors_of_the_five_minutes_are_actors(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add-an-actor.md").read_text(), re.DOTALL)
     (tmp_path / "desk.py").write_text("\n".join(blocks))
-    assert list(load_app(str(tmp_path / "desk.py"))) == ["fact-checker"]
+    assert list(load_app(str(tmp_path / "desk.py"))) == ["fact-checker", "careful-checker"]
 
 
 def test_the_readme_s_actor_is_an_actor(tmp_path: Path) -> None:
