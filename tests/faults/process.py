@@ -1,46 +1,48 @@
-"""A process that serves the crew of the fault tests, and ends itself like kill -9 at a given boundary.
-
-python -m tests.faults.process PLAN       a Plan as JSON
-"""
+"""A process that serves the crew of the fault tests, and does itself the harm that its plan says."""
 
 import asyncio
+import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import anyio
 import msgspec
+import typer
 
 from actors.definition import define
-from callboard import Actor, Context, Handoff
 from callboard.bootstrap import connected
+from callboard.cli import serve
 from callboard.settings import Settings
-from protocols.ports import Appended, Consumer, EventStore, ExpectedVersion, NewEvent
+from protocols.ports import Appended, Consumer, EventStore, ExpectedVersion, NewEvent, SystemClock
+from tests.faults import payments
+from tests.faults.crew import DIED, ROLES, Till
+from tests.faults.payments import Receipt
 
 Boundary = Literal["before a commit", "after a commit", "after an effect", "before settling", "none"]
 BOUNDARIES: tuple[Boundary, ...] = ("before a commit", "after a commit", "after an effect", "before settling")
-DIED = 9
+log = logging.getLogger(__name__)
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What one process is to do: serve, and die when it comes to the boundary for the `nth` time."""
 
-    name: str
+    name: str = ""
     database_url: str
     redis_url: str
-    effects: str  # a file; a line for each effect
+    payments: str  # the socket of the payment server
+    log: str  # a file, to which the process adds
+    roles: tuple[str, ...] = ()  # those to serve; none: all
     boundary: Boundary = "none"
     nth: int = 0
-
-
-class Effect(msgspec.Struct, frozen=True):
-    """One line of the file of effects: what was done, for which step's idempotency key, and when."""
-
-    key: str
-    at: float  # Unix time
+    clock_off_s: float = 0.0  # by how much its clock is wrong
+    lease_s: float = 1.0
+    partitions: int = 4
+    slots: int = 16
+    grace_s: float = 5.0
+    run_slots: int = 12
 
 
 class Fuse:
@@ -111,49 +113,42 @@ class Bus:
         return Settling(self._bus.consumer(*arguments), self._fuse)
 
 
-def crew(act: Callable[[str], str]) -> list[type[Actor]]:
-    """Three roles that ask each other, sleep, and hand over. `act` does an effect for a key."""
-
-    def pay(amount: int, idempotency_key: str) -> str:
-        return act(idempotency_key)
-
-    class Writer(Actor):
-        model = "stand-in"
-
-        async def handle(self, number: int, ctx: Context) -> Handoff:
-            paid = await ctx.tool(pay, amount=number)
-            draft = await ctx.model(f"Write about {number}.")
-            await ctx.gather(*(ctx.ask("reviewer", f"{number} {place} {len(draft.text)}") for place in range(2)))
-            await ctx.sleep(0.05)
-            return await ctx.handoff("editor", f"{number} {paid}", key=f"desk-{number % 3}")
-
-    class Reviewer(Actor):
-        async def handle(self, draft: str, ctx: Context) -> str:
-            return str(await ctx.step(act, f"{ctx.task}:act#0"))
-
-    class Editor(Actor):
-        async def handle(self, draft: str, ctx: Context) -> str:
-            await ctx.tool(pay, amount=1)
-            return draft.split(maxsplit=1)[0]
-
-    return [Writer, Reviewer, Editor]
-
-
 async def main(plan: Plan) -> None:
-    """Serve until killed."""
+    """Serve until told to end, as `callboard actor` does."""
     fuse = Fuse(plan)
-    file = os.open(Path(plan.effects), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def act(key: str) -> str:
-        os.write(file, msgspec.json.encode(Effect(key, time.time())) + b"\n")
+    async def act(key: str) -> Receipt:
+        receipt = await payments.pay(plan.payments, key)
         fuse.at("after an effect")
-        return "done"
+        return receipt
 
-    settings = Settings(database_url=plan.database_url, redis_url=plan.redis_url, lease_s=1.0, partitions=4, slots=16)
+    Till.charge = staticmethod(act)  # type: ignore[assignment]
+    settings = Settings(
+        database_url=plan.database_url,
+        redis_url=plan.redis_url,
+        lease_s=plan.lease_s,
+        partitions=plan.partitions,
+        slots=plan.slots,
+        grace_s=plan.grace_s,
+        run_slots=plan.run_slots,
+    )
+    definitions = {role: it for role, it in define(ROLES).items() if not plan.roles or role in plan.roles}
     async with connected(settings, plan.name) as stack:
         stack = msgspec.structs.replace(stack, store=Store(stack.store, fuse), bus=Bus(stack.bus, fuse))  # type: ignore[arg-type]
-        await stack.host(define(crew(act))).run(anyio.Event())
+        await serve._until_told(stack.host(definitions).run, "ready", None)
 
 
-if __name__ == "__main__":
-    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Plan)))
+def run(encoded: bytes) -> None:
+    """The whole process, from its Plan as JSON to its exit code."""
+    plan = msgspec.json.decode(encoded, type=Plan)
+    logging.basicConfig(filename=plan.log, level=logging.INFO, format=f"%(asctime)s {plan.name} %(name)s %(message)s")
+    if plan.clock_off_s:
+        off = timedelta(seconds=plan.clock_off_s)
+        SystemClock.now = lambda self: datetime.now(UTC) + off  # type: ignore[method-assign]
+    try:
+        anyio.run(main, plan)
+    except typer.Exit as told:
+        sys.exit(told.exit_code)
+    except Exception:
+        log.exception("the process fails")
+        raise
