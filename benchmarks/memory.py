@@ -105,7 +105,7 @@ async def measure(role: str, actors: int, *, passivated: bool) -> dict[str, Any]
             settings = Settings(database_url=database, redis_url=where.redis_url, passivate_after_s=after_s)
             async with connected(settings, "sender") as stack:
                 await stack.directory.register(define([Silent])["silent"], 8)
-                async with served(settings) as pid, Client.open(stack.store, stack.bus, stack.directory) as client:
+                async with served(settings) as pid, stack.client() as client:
                     first = actors if passivated else 1
                     await start(client, role, first)
                     await waiting(stack.store.pool, role, first)

@@ -30,7 +30,6 @@ from msgspec import Struct, to_builtins
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from actors.client import Client
 from actors.context import Context
 from actors.definition import Actor, Handoff, define
 from benchmarks.kit import fresh_database, servers
@@ -175,7 +174,7 @@ async def round_of(where: Urls, runs: int, at_a_time: int) -> list[Result]:
         async with connected(settings, "benchmark") as stack, anyio.create_task_group() as group:
             stop = anyio.Event()
             await group.start(stack.host(define([First, Second, Third, Echo, Orchestrator])).run, stop)
-            async with Client.open(stack.store, stack.bus, stack.directory) as client:
+            async with stack.client() as client:
                 await measure("warm-up", 50, at_a_time, partial(client.call, "first", PAYLOAD))
                 for way, role in (("hand-off", "first"), ("orchestrated", "orchestrator")):
                     results.append(await measure(way, runs, at_a_time, partial(client.call, role, PAYLOAD)))

@@ -112,7 +112,7 @@ class Run:
             step="m",
             attempt=1,
             model="gpt-5",
-            text=VALUE,
+            message=VALUE,
             usage=e.Usage(input=812, cached_input=128, output=301),
             cost=e.Cost(Decimal("0.004027"), "USD", "2030-01"),
             finish_reason="stop",
