@@ -152,7 +152,7 @@ class Definition:
         ]
         if not self.handlers:
             raise BadDefinition(actor.__name__, "it has no `async def handle(self, payload, ctx)`")
-        _names(actor, "model", (actor.model,) if isinstance(actor.model, str) else actor.model)
+        self.models = _names(actor, "model", (actor.model,) if isinstance(actor.model, str) else actor.model)
         self.topics = _names(actor, "topics", actor.topics)
         if actor.on_changed_input not in ("error", "warn"):
             raise BadDefinition(

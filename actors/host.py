@@ -151,6 +151,8 @@ class Host:
         """Serve until `stop` is set, then drain: finish or park the tasks at work within the grace period, hand
         over and return. `task_status` tells when the roles are known and the first partitions are owned.
         """
+        for models in {it.models for it in self._definitions.values() if it.models}:
+            await self._parts.gateway.prepare(models)  # before there is a lease that it could be in the way of
         for definition in self._definitions.values():
             await self._parts.directory.register(definition, self._limits.partitions)
         await self._parts.directory.refresh()

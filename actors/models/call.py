@@ -89,6 +89,10 @@ class Models(Protocol):
         """What the settings allow of a model."""
         ...
 
+    async def prepare(self, models: Sequence[str]) -> None:
+        """Load what calls that name these models and tiers need: at once, not in the middle of the first call."""
+        ...
+
     async def complete(self, call: Call, live: Live | None = None) -> ModelReply:
         """Make one attempt; raises AttemptFailed."""
         ...

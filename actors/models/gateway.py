@@ -4,6 +4,7 @@ Attempts go to litellm, or, for the model named "stand-in", to a stand-in that n
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from actors.models import library
 from actors.models.call import Call, Live, ModelReply, Rates
@@ -12,6 +13,7 @@ from actors.models.prices import PriceTable
 from actors.models.provider import Provider
 from actors.models.stand_in import STAND_IN, StandIn
 from actors.models.tiers import Tiers
+from protocols.errors import MissingKey, UnknownModel
 from protocols.events import Cost
 from protocols.ports import Breaker
 
@@ -57,6 +59,12 @@ class Gateway:
     def rates(self, model: str) -> Rates:
         """What the settings allow of a model."""
         return self._rates.get(model, self._without_limits)
+
+    async def prepare(self, models: Sequence[str]) -> None:
+        """Load litellm if calls that name these models and tiers go to it. A missing key is no matter until then."""
+        with suppress(UnknownModel, MissingKey):
+            if set(self.chain(models)) - {STAND_IN}:
+                await library.load()
 
     async def complete(self, call: Call, live: Live | None = None) -> ModelReply:
         """Make one attempt; raises AttemptFailed."""

@@ -36,6 +36,9 @@ class ScriptedModels:
         """Without limits."""
         return Rates()
 
+    async def prepare(self, _models: Sequence[str]) -> None:
+        """A script is ready."""
+
     async def complete(self, call: Call, live: Live | None = None) -> ModelReply:
         """The script's next answer; raises AttemptFailed where that is an exception."""
         self.calls.append(call)
