@@ -11,8 +11,7 @@ from protocols.errors import Busy
 from protocols.messages import Message, part_of
 from protocols.names import partition_of
 from protocols.ports import Bus, Consumer, Delivery, Gap, Lease, Undecodable
-
-DEADLINE_S = 10.0
+from tests.conftest import DEADLINE_S
 
 _numbers = count(1)
 

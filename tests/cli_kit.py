@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from tests.conftest import administer, at, forget_keys, run
+from tests.conftest import DEADLINE_S, administer, at, forget_keys, run
 from tests.servers import Servers
 
-LIMIT_S = 60.0
 CALLBOARD = Path(sys.executable).parent / "callboard"
 
 Callboard = Callable[..., subprocess.CompletedProcess[str]]
@@ -31,7 +30,7 @@ def environment(servers: Servers, folder: Path) -> Iterator[dict[str, str]]:
     yield kept | {
         "CALLBOARD_DATABASE_URL": at(servers.database_url, name),
         "CALLBOARD_REDIS_URL": servers.redis_url,
-        "CALLBOARD_LEASE_S": "2",
+        "CALLBOARD_LEASE_S": "5",
         "PWD": str(folder),
         "COLUMNS": "160",
     }
@@ -49,7 +48,7 @@ def command_in(environ: dict[str, str]) -> Callboard:
             cwd=environ["PWD"],
             capture_output=True,
             text=True,
-            timeout=LIMIT_S,
+            timeout=DEADLINE_S,
             check=False,
         )
 
@@ -69,7 +68,7 @@ def up(environ: dict[str, str], *arguments: str, ready: str) -> Iterator[Path]:
             assert ready in log.read_text(), log.read_text()
             yield log
             app.send_signal(signal.SIGINT)
-            assert app.wait(LIMIT_S) == 0, log.read_text()
+            assert app.wait(DEADLINE_S) == 0, log.read_text()
         finally:
             app.kill()
     children = [int(pid) for pid in re.findall(r"\(pid (\d+)\) started", log.read_text())]
@@ -78,7 +77,7 @@ def up(environ: dict[str, str], *arguments: str, ready: str) -> Iterator[Path]:
 
 def until(condition: Callable[[], Any]) -> Any:
     """What the condition gives when it holds; fails after the deadline."""
-    deadline = time.monotonic() + LIMIT_S
+    deadline = time.monotonic() + DEADLINE_S
     while not (found := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.02)

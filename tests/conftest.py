@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -17,6 +17,8 @@ from tests.forking import Forks
 from tests.forking import forks as started_forks
 from tests.servers import Servers
 from tests.servers import servers as running_servers
+
+DEADLINE_S: Final = 60.0  # of whatever a test waits for: a machine that is busy for a while fails none
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,6 +48,13 @@ def forks() -> Iterator[Forks]:
     """What starts `callboard` fast, for the tests that need several processes of it."""
     with started_forks() as forks:
         yield forks
+
+
+@pytest.fixture
+def patient_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers of the bus don't look by themselves whether something has changed: they have to be told."""
+    monkeypatch.setattr("bus.reader.BLOCK_MS", round(10 * DEADLINE_S * 1000))
+    monkeypatch.setattr("bus.reader.CLAIM_AGAIN_S", 10 * DEADLINE_S)
 
 
 @pytest.fixture

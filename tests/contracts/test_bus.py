@@ -34,6 +34,7 @@ from tests.bus_kit import (
     room_becomes,
     waiting_becomes,
 )
+from tests.conftest import DEADLINE_S
 from tests.faults.proxy import proxy_to
 from tests.redis_kit import BINARIES, stopped_redis
 
@@ -320,12 +321,13 @@ async def test_a_dropped_partition_delivers_nothing_more_and_the_rest_goes_to_th
             assert it.ids[:2] == former.ids[1:3]
 
 
+@pytest.mark.usefixtures("patient_readers")
 async def test_a_partition_taken_while_a_read_is_blocked_is_read_at_once(world: World) -> None:
     async with owner(world.bus, FIRST) as it:
         world.bus.publish([message(ON_0)])
         await it.has(1)  # now it waits for more
         world.bus.publish([message(key_on(1, PARTITIONS))])
-        with anyio.fail_after(1):
+        with anyio.fail_after(DEADLINE_S):
             await it.consumer.take(Lease("writer", 1, 1))
             await it.has(2)
 
@@ -421,12 +423,13 @@ async def test_no_more_is_delivered_than_there_is_capacity_for(world: World) -> 
         await backlog_becomes(world.bus, 0)
 
 
+@pytest.mark.usefixtures("patient_readers")
 async def test_a_consumer_without_capacity_goes_on_when_it_is_woken(world: World) -> None:
     async with owner(world.bus, FIRST, slots=0) as it:
         world.bus.publish([message(ON_0)])
         await backlog_becomes(world.bus, 1)
         it.slots = 1
-        with anyio.fail_after(0.5):
+        with anyio.fail_after(DEADLINE_S):
             it.consumer.wake()
             await it.has(1)
 
@@ -734,7 +737,7 @@ async def test_what_is_shown_while_the_bus_is_away_is_dropped_and_afterwards_wat
         frail.bus.show("r1", b"dropped")
         await frail.away(False)
         await eventually(lambda: not frail.bus.away)
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE_S):
             while True:
                 frail.bus.show("r1", b"after")
                 with anyio.move_on_after(0.1):

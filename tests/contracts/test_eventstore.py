@@ -17,8 +17,7 @@ from protocols.messages import Message, part_of
 from protocols.names import message_id
 from protocols.ports import ANY, NO_STREAM, STREAM_EXISTS, Appended, EventStore, ExpectedVersion
 from protocols.states import StateChange
-
-DEADLINE_S = 20
+from tests.conftest import DEADLINE_S
 
 
 @pytest.fixture(params=["memory", "postgres"])

@@ -16,6 +16,7 @@ from bus.link import Link, pack
 from bus.memory_throttle import PROBE_S
 from callboard.testing import ManualClock
 from protocols.ports import Breaker, SystemClock, Throttle
+from tests.conftest import DEADLINE_S
 
 BREAKER = Breaker(threshold=3, window_s=60.0, open_s=10.0, longest_s=35.0)
 TARGET, BUCKET = "model:openai/gpt-5", "model:openai/gpt-5:tokens"
@@ -330,7 +331,7 @@ async def test_by_default_the_time_is_that_of_redis(redis_url: str) -> None:
     async with RedisThrottle.open(redis_url, uuid4().hex[:12], SystemClock()) as throttle:
         await throttle.report(TARGET, BREAKER, ok=False, retry_after_s=0.05)
         assert 0 < await throttle.enter(TARGET, BREAKER) <= 0.05
-        with anyio.fail_after(5):
+        with anyio.fail_after(DEADLINE_S):
             while await throttle.enter(TARGET, BREAKER):  # noqa: ASYNC110 - the time that passes tells nobody
                 await anyio.sleep(0.005)
         await throttle.report(TARGET, BREAKER, ok=True)

@@ -23,6 +23,7 @@ from tests.faults.payments import Receipt
 
 Boundary = Literal["before a commit", "after a commit", "after an effect", "before settling", "none"]
 BOUNDARIES: tuple[Boundary, ...] = ("before a commit", "after a commit", "after an effect", "before settling")
+SHORT_LEASE_S = 1.0  # for scenarios in which leases expire anyway
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +39,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     boundary: Boundary = "none"
     nth: int = 0
     clock_off_s: float = 0.0  # by how much its clock is wrong
-    lease_s: float = 1.0
+    lease_s: float = 5.0  # a busy machine stands still for a second or two, which has to cost nobody a lease
     partitions: int = 4
     slots: int = 16
     grace_s: float = 5.0

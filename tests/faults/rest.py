@@ -14,13 +14,14 @@ from eventstore.database import UNAVAILABLE
 from eventstore.store import PostgresEventStore
 from projections.runner import Runner
 from protocols.errors import RedisUnavailable, StoreUnavailable
+from tests.conftest import DEADLINE_S
 
 GONE: Final = (StoreUnavailable, RedisUnavailable, *UNAVAILABLE, asyncpg.UndefinedTableError)
 REFOLD: Final = "refold"  # a schema
 OPEN: Final = "select (select count(*) from tasks where ended_at is null), (select count(*) from mailbox)"
 
 
-async def becomes(condition: Callable[[], Awaitable[bool]], within_s: float = 20.0) -> None:
+async def becomes(condition: Callable[[], Awaitable[bool]], within_s: float = DEADLINE_S) -> None:
     """Return when the condition holds; a server that is away makes it not hold. Fails after the deadline."""
     with anyio.fail_after(within_s):
         while True:

@@ -32,7 +32,7 @@ from tests.faults.proxy import Proxy, proxy_to
 from tests.faults.servers import OwnServers
 from tests.faults.troupe import Troupe
 
-ENDS_WITHIN_S = 60.0
+ENDS_WITHIN_S = 120.0
 CREW = ("writer", "reviewer", "editor", "clerk")
 
 
@@ -61,8 +61,15 @@ class Stage:
     # -- load ------------------------------------------------------------------------------------------------------
 
     async def serves(self, *roles: str) -> None:
-        """Return when the roles are known, and all who serve them have their share."""
-        await rest.becomes(lambda: rest.owned(self.stack, roles or CREW))
+        """Return when the roles are known, and every process that was started to serve them has its share."""
+        await rest.becomes(lambda: self._all_serve(roles or CREW))
+
+    async def _all_serve(self, roles: Sequence[str]) -> bool:
+        if not await rest.owned(self.stack, roles):
+            return False
+        owners = {(it.role, (it.owner or "").partition("@")[0]) for it in await self.stack.leases.partitions()}
+        serving = [it.plan for it in self.troupe.members if it.code is None]
+        return {(role, it.name) for role in roles for it in serving if role in (it.roles or roles)} <= owners
 
     async def send(self, to: str, payload: Any, *, lost: bool = False, **options: Any) -> Sent | None:
         """Begin a run; None where it isn't known whether it is in the log. Waits while the bus is too full.
@@ -121,6 +128,11 @@ class Stage:
     async def owns(self, name: str) -> bool:
         """Whether a process owns any partition."""
         return any((it.owner or "").startswith(f"{name}@") for it in await self.stack.leases.partitions())
+
+    async def has_renewed(self, name: str) -> bool:
+        """Whether a process owns a partition whose lease has not expired."""
+        states = await self.stack.leases.partitions()
+        return any((it.owner or "").startswith(f"{name}@") and (it.expires_in_s or 0) > 0 for it in states)
 
     async def owns_none(self, name: str) -> bool:
         """Whether a process owns no partition."""

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults.conftest import OpenStage
-from tests.faults.process import BOUNDARIES, Boundary
+from tests.faults.process import BOUNDARIES, SHORT_LEASE_S, Boundary
 from tests.faults.stage import Stage
 
 
@@ -24,7 +24,7 @@ async def keep_dying(stage: Stage, name: str, boundary: Boundary, deaths: int) -
 async def test_nothing_is_lost_or_done_twice_when_processes_die(
     boundary: Boundary, stage: OpenStage, long: bool
 ) -> None:
-    async with stage(f"kill -9 {boundary}") as it:
+    async with stage(f"kill -9 {boundary}", lease_s=SHORT_LEASE_S) as it:
         deaths = 20 if long else 1
         it.troupe.meanwhile(keep_dying, it, "a", boundary, deaths)
         it.troupe.meanwhile(keep_dying, it, "b", boundary, deaths)

@@ -13,6 +13,7 @@ from protocols.codec import body_of
 from tests.faults import rest
 from tests.faults.checker import Allowed
 from tests.faults.conftest import OpenStage
+from tests.faults.process import SHORT_LEASE_S
 from tests.faults.stage import Stage
 
 BOMBS = ("exit", "segfault", "memory")
@@ -22,7 +23,7 @@ DEAD = Allowed(deaths=1, ends=("message.dead_lettered",))
 async def test_a_handler_that_kills_its_process_is_quarantined_then_dead_and_its_neighbours_complete(
     stage: OpenStage, long: bool
 ) -> None:
-    async with stage("poison", lease_s=1.0) as it:
+    async with stage("poison", lease_s=SHORT_LEASE_S) as it:
         for name in ("a", "b"):
             it.troupe.meanwhile(it.troupe.keep_up, name)
         await it.serves("bomb", "writer", "clerk")
@@ -44,7 +45,7 @@ async def test_a_handler_that_kills_its_process_is_quarantined_then_dead_and_its
 async def test_a_dead_letter_that_is_redriven_twice_is_one_new_task(stage: OpenStage, long: bool) -> None:
     if not long:
         pytest.skip("tests/integration/test_dead_letters.py does it without deaths; with them: --long")
-    async with stage("redrive twice", lease_s=1.0) as it:
+    async with stage("redrive twice", lease_s=SHORT_LEASE_S) as it:
         it.troupe.meanwhile(it.troupe.keep_up, "a")
         await it.serves("bomb")
         await it.send("bomb", "exit")
@@ -67,7 +68,7 @@ async def test_a_dead_letter_that_is_redriven_twice_is_one_new_task(stage: OpenS
 
 
 async def test_a_tool_lost_in_mid_call_waits_for_a_decision_and_is_called_again_only_by_one(stage: OpenStage) -> None:
-    async with stage("unknown outcome", lease_s=1.0) as it:
+    async with stage("unknown outcome", lease_s=SHORT_LEASE_S) as it:
         it.troupe.meanwhile(it.troupe.keep_up, "a")
         await it.serves("bank", "clerk")
         sent = []

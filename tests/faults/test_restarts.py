@@ -11,13 +11,14 @@ from protocols.codec import body_of
 from tests.faults import rest
 from tests.faults.checker import Allowed
 from tests.faults.conftest import OpenStage
+from tests.faults.process import SHORT_LEASE_S
 from tests.faults.stage import CREW
 
-AT_ONCE_S = 2.0
+AT_ONCE_S = 15.0  # of the 60 s of grace
 
 
 async def test_a_rolling_restart_of_all_roles_under_load_loses_nothing(stage: OpenStage, long: bool) -> None:
-    async with stage("rolling restart", lease_s=2.0) as it:
+    async with stage("rolling restart") as it:
         names = [(role, f"{role}-{number}") for role in CREW for number in (1, 2)]
         members = {name: it.troupe.start(name, roles=(role,)) for role, name in names}
         await it.serves()
@@ -37,7 +38,7 @@ async def test_a_rolling_restart_of_all_roles_under_load_loses_nothing(stage: Op
 
 
 async def test_a_second_sigterm_ends_a_process_at_once(stage: OpenStage) -> None:
-    async with stage("second SIGTERM", grace_s=60.0) as it:
+    async with stage("second SIGTERM", grace_s=60.0, lease_s=SHORT_LEASE_S) as it:
         first = it.troupe.start("first", roles=("sleeper",))
         await it.serves("sleeper")
         await it.send("sleeper", 1.5)

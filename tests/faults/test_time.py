@@ -7,12 +7,13 @@ import anyio
 from tests.faults import rest
 from tests.faults.checker import Allowed
 from tests.faults.conftest import OpenStage
+from tests.faults.process import SHORT_LEASE_S
 
 
 async def test_a_process_that_stood_still_past_its_lease_has_no_effect_on_what_others_took(
     stage: OpenStage, long: bool
 ) -> None:
-    async with stage("SIGSTOP past the lease") as it:
+    async with stage("SIGSTOP past the lease", lease_s=SHORT_LEASE_S) as it:
         members = {name: it.troupe.start(name) for name in ("a", "b")}
         await it.serves()
         times = 10 if long else 1
@@ -33,7 +34,7 @@ async def test_a_process_that_stood_still_past_its_lease_has_no_effect_on_what_o
 async def test_a_process_whose_event_loop_was_blocked_fences_itself_and_another_goes_on(
     stage: OpenStage, long: bool
 ) -> None:
-    async with stage("event loop blocked") as it:
+    async with stage("event loop blocked", lease_s=SHORT_LEASE_S) as it:
         it.troupe.start("a")
         it.troupe.start("b")
         await it.serves("blocker")
@@ -47,8 +48,7 @@ async def test_a_process_whose_event_loop_was_blocked_fences_itself_and_another_
 
 
 async def test_a_handler_of_many_leases_is_started_once(stage: OpenStage, long: bool) -> None:
-    # A lease of less would take a machine that is busy for a moment for a process that stands still.
-    lease_s, leases = (10.0, 30) if long else (2.0, 5)
+    lease_s, leases = (10.0, 30) if long else (4.0, 3)
     async with stage(f"a handler of {leases} leases", lease_s=lease_s) as it:
         it.troupe.start("a")
         it.troupe.start("b")

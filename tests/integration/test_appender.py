@@ -18,9 +18,8 @@ from eventstore.verify import Damage, verify
 from protocols.errors import BadEvent, Conflict, DatabaseUnavailable, SchemaTooNew, StoreUnavailable
 from protocols.events import Event, Meta, NewEvent
 from protocols.ports import ANY, NO_STREAM, STREAM_EXISTS
+from tests.conftest import DEADLINE_S
 from tests.servers import Servers
-
-DEADLINE_S = 30
 
 
 def event(data: bytes = b"{}", *, handles: str | None = None) -> NewEvent:

@@ -16,6 +16,7 @@ from protocols.errors import Busy, RedisUnavailable, WrongEvictionPolicy
 from protocols.messages import Message
 from protocols.ports import Bus, Lease, Route
 from tests.bus_kit import always, backlog, backlog_becomes, eventually, key_on, message, owner, room_becomes
+from tests.conftest import DEADLINE_S
 from tests.faults.proxy import Proxy, proxy_to
 from tests.host_kit import becomes
 from tests.redis_kit import BINARIES, Server, stopped_redis
@@ -47,7 +48,7 @@ async def bus(server: Server) -> AsyncIterator[RedisBus]:
 
 async def publish_until_there(bus: Bus, wanted: Message) -> None:
     """Publish as an owner does by reconciliation: again and again until it is on the partition."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(DEADLINE_S):
         while True:
             bus.publish([wanted], again=True)
             await bus.flush()
@@ -62,13 +63,14 @@ async def publish_until_there(bus: Bus, wanted: Message) -> None:
 # -- Redis forgets
 
 
+@pytest.mark.usefixtures("patient_readers")
 @pytest.mark.parametrize("loss", [("FLUSHALL",), ("DEL", STREAM)], ids=lambda loss: loss[0])
 async def test_a_lost_stream_is_counted_and_read_on(server: Server, bus: RedisBus, loss: tuple[str, ...]) -> None:
     async with owner(bus, FIRST) as it:
         bus.publish([message(ON_0)])
         await it.has(1)
         await server.do(*loss)  # while the read is blocked
-        await eventually(lambda: it.consumer.forgotten == 1, within_s=1)
+        await eventually(lambda: it.consumer.forgotten == 1)
         it.settle(it.deliveries[0])  # of an entry that is gone
         bus.publish([message(ON_0)])
         await it.has(2)
@@ -232,7 +234,7 @@ async def test_all_goes_on_after_redis_died_and_came_back_empty(server: Server, 
         server.kill()
         lost = message(ON_0)
         bus.publish([lost])
-        with anyio.fail_after(5):
+        with anyio.fail_after(DEADLINE_S):
             await bus.flush()  # it is dropped, not waited for
             await it.consumer.take(Lease("writer", 1, 1))
         with pytest.raises(RedisUnavailable):
@@ -360,7 +362,7 @@ async def test_a_redis_that_fills_up_has_room_again_when_its_consumers_have_drai
 ) -> None:
     await server.leave_room_for(2_000_000)
     async with owner(bus, FIRST, slots=0, settles=always) as it:
-        with pytest.raises(Busy), anyio.fail_after(20):  # noqa: PT012
+        with pytest.raises(Busy), anyio.fail_after(DEADLINE_S):  # noqa: PT012
             while True:
                 await bus.check_room()
                 bus.publish([message(ON_0, text="x" * 10_000) for _ in range(10)])
@@ -405,7 +407,7 @@ async def test_with_much_capacity_a_read_is_bounded_nevertheless(bus: RedisBus) 
         it.slots = 8 * MAX_READ
         it.consumer.wake()
         seen = largest = 0
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE_S):
             while seen < len(messages):
                 await anyio.lowlevel.checkpoint()  # a read's entries are delivered within one turn of the loop
                 largest = max(largest, len(it.deliveries) - seen)
@@ -532,13 +534,14 @@ async def test_a_settlement_that_did_not_arrive_is_repeated(
         assert not proxy.loses_request
 
 
+@pytest.mark.usefixtures("patient_readers")
 async def test_a_read_left_over_from_a_lost_connection_takes_nothing(
     server: Server, bus: RedisBus, bus_over_proxy: RedisBus, proxy: Proxy
 ) -> None:
     async with owner(bus_over_proxy, FIRST) as it:
         former: set[str] = set()
         for expected in range(1, 5):
-            with anyio.fail_after(1):  # sooner than that the former connection's read would not end by itself
+            with anyio.fail_after(DEADLINE_S):  # the former connection's read doesn't end by itself
                 while not (blocked := await server.blocked_clients()) or blocked & former:
                     pass
             bus.publish([message(ON_0)])

@@ -17,7 +17,8 @@ from protocols.errors import TaskFailed
 from protocols.events import BudgetWarned
 from protocols.ledger import Budget
 from tests.actor_kit import Echo, actor, worker
-from tests.host_kit import DEADLINE_S, Stage, becomes, stage
+from tests.conftest import DEADLINE_S
+from tests.host_kit import Stage, becomes, stage
 from tests.ledger_kit import Caller, Treasurer
 
 StageOf = Callable[..., AbstractAsyncContextManager[Stage]]

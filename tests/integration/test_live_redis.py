@@ -9,7 +9,8 @@ import pytest
 from bus.live import EVERY_S, MAX_SHOWN_BYTES
 from bus.redis import RedisBus
 from protocols.ports import Route
-from tests.bus_kit import DEADLINE_S, message
+from tests.bus_kit import message
+from tests.conftest import DEADLINE_S
 from tests.redis_kit import BINARIES, Server, stopped_redis
 
 

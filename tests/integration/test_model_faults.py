@@ -18,7 +18,7 @@ from tests.actor_kit import bodies, worker
 from tests.fake_provider import FakeProvider, Play, content_filter, context_overflow, failing, rate_limited
 
 FIRST, SECOND = "openai/gpt-4o-mini", "anthropic/claude-sonnet-4-5"
-QUICK = Deadlines(connect_s=0.3, first_token_s=0.2, between_tokens_s=0.2, total_s=1.0)
+QUICK = {"timeout": Deadlines(first_token_s=0.7), "stalled_stream": Deadlines(between_tokens_s=0.7)}  # for the fault
 WORDS = "Eight words that come from the second model."
 LONG_S = 900.0  # on the spec's clock: longer than all pauses of a call together
 
@@ -62,9 +62,9 @@ class Through(ScriptedModels):
         self.complete = gateway.complete  # type: ignore[method-assign]
 
 
-def serving(todo: Any = asking, **declared: Any) -> Any:
+def serving(todo: Any = asking, kind: Kind | None = None, **declared: Any) -> Any:
     role = worker(todo, **{"model": (FIRST, SECOND), "stream": True, **declared})
-    return spec(role, models=Through(Gateway(deadlines=QUICK)))
+    return spec(role, models=Through(Gateway(deadlines=QUICK.get(kind or ""))))
 
 
 async def ended(play: Spec) -> Any:
@@ -84,7 +84,7 @@ async def test_a_model_that_fails_gives_way_to_the_next_one_whose_answer_is_whol
     same = POLICIES[kind].same + 1
     provider.play(*(FAULTS[kind]() for _ in range(same)), model="gpt-4o-mini")
     provider.play(Play(text=WORDS), model="claude-sonnet-4-5")
-    async with serving() as play:
+    async with serving(kind=kind) as play:
         assert await ended(play) == WORDS
         assert failures(play) == [(FIRST, kind)] * same
         (completed,) = bodies(play.log, e.ModelCompleted)
@@ -98,7 +98,7 @@ async def test_one_failure_is_made_good_by_the_same_model_where_the_table_says_s
     provider: FakeProvider, kind: Kind
 ) -> None:
     provider.play(FAULTS[kind](), Play(text=WORDS), model="gpt-4o-mini")
-    async with serving() as play:
+    async with serving(kind=kind) as play:
         assert await ended(play) == WORDS
         assert failures(play) == [(FIRST, kind)]
 
@@ -109,7 +109,7 @@ async def test_a_model_by_itself_is_asked_again_after_a_pause_and_then_answers(
 ) -> None:
     fails = POLICIES[kind].same + 1
     provider.play(*(FAULTS[kind]() for _ in range(fails)), Play(text=WORDS), model="gpt-4o-mini")
-    async with serving(model=FIRST) as play:
+    async with serving(kind=kind, model=FIRST) as play:
         assert await ended(play) == WORDS
         assert failures(play) == [(FIRST, kind)] * fails
 
@@ -117,7 +117,7 @@ async def test_a_model_by_itself_is_asked_again_after_a_pause_and_then_answers(
 @pytest.mark.parametrize("kind", [kind for kind in FAULTS if not POLICIES[kind].rounds])
 async def test_where_asking_again_won_t_help_the_call_fails_with_its_kind(provider: FakeProvider, kind: Kind) -> None:
     provider.otherwise = FAULTS[kind]()
-    async with serving(model=FIRST) as play:
+    async with serving(kind=kind, model=FIRST) as play:
         with pytest.raises(TaskFailed) as failed:
             await ended(play)
         assert failed.value.type == "ModelFailed"

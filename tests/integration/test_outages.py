@@ -9,8 +9,9 @@ import pytest
 from callboard import Context
 from protocols.errors import StoreUnavailable
 from tests.actor_kit import actor, worker
+from tests.conftest import DEADLINE_S
 from tests.faults.proxy import proxy_to
-from tests.host_kit import DEADLINE_S, Stage, becomes, stage
+from tests.host_kit import Stage, becomes, stage
 
 RUNS = 10
 

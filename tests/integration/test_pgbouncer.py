@@ -14,6 +14,7 @@ from projections.runner import Runner
 from protocols.names import new_id
 from protocols.ports import Appended, EventStore, Leases
 from tests.actor_kit import Echo, worker
+from tests.conftest import DEADLINE_S
 from tests.contracts.test_eventstore import (  # noqa: F401 - run here, too
     events,
     test_a_message_is_found_by_its_id,
@@ -36,7 +37,7 @@ from tests.contracts.test_leases import (  # noqa: F401 - run here, too
     test_new_partitions_are_given_when_no_former_one_is_owned,
     test_no_partition_has_two_owners_when_processes_start_at_once,
 )
-from tests.host_kit import DEADLINE_S, becomes, stage
+from tests.host_kit import SHORT_LEASE_S, becomes, stage
 from tests.pgbouncer_kit import CONNECTIONS, pgbouncer, program
 
 pytestmark = pytest.mark.skipif(program() is None, reason="no pgbouncer is installed: apt-get install pgbouncer")
@@ -132,7 +133,7 @@ async def test_hosts_work_hand_over_and_take_over(pooled_url: str, redis_url: st
         await ctx.step(asyncio.sleep, 0.01, name="nap")
         return await ctx.ask("echo", payload)
 
-    async with stage(pooled_url, redis_url, worker(ask), Echo) as it:
+    async with stage(pooled_url, redis_url, worker(ask), Echo, lease_s=SHORT_LEASE_S) as it:
         first, second = await it.host("a"), await it.host("b")
         sent = [(await it.client.send("worker", number))[0] for number in range(60)]
         with anyio.fail_after(DEADLINE_S):

@@ -35,9 +35,9 @@ from protocols.events import Event, Meta, NewEvent
 from protocols.messages import ErrorInfo, Message
 from protocols.names import key_hash, partition_of
 from protocols.ports import ANY, EventStore
+from tests.conftest import DEADLINE_S
 from tests.projection_kit import BEGINNING, VALUE, Log, RandomLog, model_completed, model_failed, opening
 
-DEADLINE_S = 20
 # Built before the test's coroutine starts: what Hypothesis draws inside one, it can't abandon.
 LOGS = st.builds(RandomLog, st.builds(Random, st.integers(0, 2**32)), st.integers(1, 80))
 TABLES = [table for projection in projections.ALL for table in projection.tables]

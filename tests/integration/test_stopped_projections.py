@@ -20,7 +20,8 @@ from protocols.errors import NotProjected, ProjectionsBehind, UnknownEventType
 from protocols.events import Meta, NewEvent
 from protocols.ports import ANY
 from tests.actor_kit import worker
-from tests.host_kit import DEADLINE_S, becomes, stage
+from tests.conftest import DEADLINE_S
+from tests.host_kit import becomes, stage
 
 META = Meta(run="r1", task="t1")
 BAD = NewEvent(type="task.failed", data=b'{"error": 5}', meta=META)

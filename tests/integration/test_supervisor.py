@@ -16,8 +16,7 @@ import pytest
 from actors.supervisor import LONGEST_DELAY_S, ProcessEvent, ProcessSpec, Supervisor
 from protocols.errors import ProcessGaveUp
 from protocols.ports import SystemClock
-
-LIMIT_S = 20.0
+from tests.conftest import DEADLINE_S
 
 
 def python(code: str) -> tuple[str, ...]:
@@ -71,7 +70,7 @@ class HastyClock(SystemClock):
 
 
 async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(LIMIT_S):
+    with anyio.fail_after(DEADLINE_S):
         while not condition():  # noqa: ASYNC110 - other processes set no event
             await anyio.sleep(0.01)
 
@@ -117,7 +116,7 @@ async def test_a_killed_process_comes_back_under_its_name_and_is_told_to_end_at_
     spec = ProcessSpec("tied", (*python(TIED), str(drained)), log=log)
     supervisor = Supervisor([spec], events.append)
     async with anyio.create_task_group() as group:
-        group.start_soon(lambda: supervisor.run(stop, grace_s=LIMIT_S))
+        group.start_soon(lambda: supervisor.run(stop, grace_s=DEADLINE_S))
         await until(lambda: [e for e in events if e.what == "ready"])
         first = supervisor.pids()["tied"]
         os.kill(first, signal.SIGKILL)
@@ -159,7 +158,7 @@ async def test_a_command_that_does_not_exist_gives_up() -> None:
 async def test_a_process_that_is_not_restarted_ends_the_run_with_its_own_end() -> None:
     events: list[ProcessEvent] = []
     once = ProcessSpec("once", ("/bin/true",), restart=False)
-    with anyio.fail_after(LIMIT_S):
+    with anyio.fail_after(DEADLINE_S):
         await Supervisor([once], events.append).run(anyio.Event(), grace_s=1.0)
     assert [e.what for e in events] == ["started", "exited"]
 
@@ -208,7 +207,7 @@ anyio.run(main)
         _, pid = parent.stdout.readline().split()
         assert parent.stdout.readline().startswith("ready")
         parent.kill()
-    deadline = time.monotonic() + LIMIT_S
+    deadline = time.monotonic() + DEADLINE_S
     while _alive(int(pid)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _alive(int(pid))

@@ -11,6 +11,7 @@ import pytest
 from bus.keys import breaker_key, rate_key
 from bus.throttle import ANSWER_S, RedisThrottle
 from protocols.ports import Breaker, SystemClock
+from tests.conftest import DEADLINE_S
 from tests.redis_kit import BINARIES, Server, stopped_redis
 
 BREAKER = Breaker(threshold=2, open_s=100.0)
@@ -32,7 +33,7 @@ async def throttle(server: Server) -> AsyncIterator[RedisThrottle]:
 
 async def state_becomes(throttle: RedisThrottle, expected: str) -> None:
     """Return when Redis, or the process, says so; fails after a deadline."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(DEADLINE_S):
         while await throttle.state(TARGET) != expected:  # noqa: ASYNC110 - what it waits for tells nobody
             await anyio.sleep(0.01)
 
@@ -74,7 +75,7 @@ async def test_a_redis_that_stalls_keeps_nobody_waiting_for_long(server: Server,
         assert time.monotonic() - begun < ANSWER_S * 10  # it doesn't ask each time
     finally:
         server.send_signal(signal.SIGCONT)
-    with anyio.fail_after(10):
+    with anyio.fail_after(DEADLINE_S):
         while "away=True" in repr(throttle):
             await throttle.enter(TARGET, BREAKER)
             await anyio.sleep(0.01)
