@@ -37,6 +37,7 @@ from protocols.names import event_id, message_id, new_id, role_of, run_stream
 from protocols.ports import ANY, Lease, Undecodable
 from protocols.states import RUNNING
 
+WITHIN_S: Final = 30.0  # real seconds, for what takes none: only what is stuck takes longer
 # A message takes fewer turns of the event loop than this from one actor to the next.
 QUIET_TURNS: Final = 20
 BUSY_TURNS: Final = 200  # after so many turns without rest, something real is waited for: stop spinning
@@ -202,7 +203,7 @@ class Play:
         """Drop from memory all actors that only wait; gives how many. What they wait for brings them back."""
         return self.runtime.passivate(older_than_s=0)
 
-    async def quiet(self, within_s: float = 5.0) -> None:
+    async def quiet(self, within_s: float = WITHIN_S) -> None:
         """Return when no actor has anything to do but to wait for messages. Raises TimeoutError after real seconds."""
         end = time.monotonic() + within_s
         turns = calm = 0
@@ -216,7 +217,7 @@ class Play:
             if time.monotonic() > end:
                 raise TimeoutError(f"after {within_s} s still at work: {self.runtime}")
 
-    async def until(self, type_: str, times: int = 1, *, within_s: float = 5.0) -> None:
+    async def until(self, type_: str, times: int = 1, *, within_s: float = WITHIN_S) -> None:
         """Return when the log has so many events of a type. Raises TimeoutError after real seconds."""
         end = time.monotonic() + within_s
         while self.types().count(type_) < times:
