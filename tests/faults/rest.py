@@ -1,5 +1,6 @@
 """Whether all is at rest, and whether what is left in Redis and in the projections is what should be left."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
@@ -34,12 +35,20 @@ async def becomes(condition: Callable[[], Awaitable[bool]], within_s: float = DE
 
 
 async def owned(stack: Stack, roles: Collection[str]) -> bool:
-    """Whether the roles are known, and each one's partitions are shared by all the processes that serve it."""
+    """Whether the roles are known, and each one's partitions are shared by all the processes that serve it; where there
+    are fewer partitions than processes, each by another.
+    """
     await stack.directory.refresh()
     states = [it for it in await stack.leases.partitions() if it.role in roles]
-    owners = {(it.role, it.owner) for it in states if it.owner and (it.expires_in_s or 0) > 0}
+    places = [(it.role, it.partition) for it in states]
     members = {(it.role, it.process) for it in await stack.leases.members() if it.role in roles}
-    return {role for role, _ in owners} == set(roles) and all(it.owner for it in states) and owners == members
+    owners = {(it.role, it.owner) for it in states if it.owner and (it.expires_in_s or 0) > 0}
+    counts, serving, sharing = (Counter(it[0] for it in found) for found in (places, members, owners))
+    return (
+        all(it.owner for it in states)
+        and owners <= members
+        and all(sharing[role] == min(counts[role], serving[role]) > 0 for role in roles)
+    )
 
 
 async def quiet(stack: Stack) -> bool:
