@@ -44,28 +44,29 @@ class Admission:
         """Whether a message waits here."""
         return any(each.message.id == message for each in self._actors.get(stream, ()))
 
-    def offer(self, delivery: Delivery, *, woken: bool = False) -> None:
-        """A message that has to wait for its turn. One that waits already changes nothing but its place on the bus."""
+    def offer(self, delivery: Delivery, *, woken: bool = False) -> Delivery | None:
+        """A message that has to wait for its turn. One that waits already changes nothing but its entry on the bus:
+        gives what it was delivered with before, whose entry is to be settled.
+        """
         message = delivery.message
         waiting = self._actors.get(message.to)
-        if waiting is None and woken:
-            self._actors[message.to] = [delivery]
-            self.woken[message.to] = None
-            self.waiting += 1
-            return
         if waiting is None:
-            self._actors[message.to] = [self._slim(delivery)]
-            line = self._lines.setdefault(message.role, Line())
-            line.add(message.priority, message.run, message.to)
+            self._actors[message.to] = [delivery if woken else self._slim(delivery)]
+            if woken:
+                self.woken[message.to] = None
+            else:
+                self._lines.setdefault(message.role, Line()).add(message.priority, message.run, message.to)
             self.waiting += 1
-            return
+            return None
         for place, each in enumerate(waiting):
             if each.message.id == message.id:
-                if delivery.entry:
-                    waiting[place] = replace(each, entry=delivery.entry)
-                return
+                if not delivery.entry or delivery.entry == each.entry:
+                    return None
+                waiting[place] = replace(each, entry=delivery.entry)
+                return each
         waiting.append(self._slim(delivery))
         self.waiting += 1
+        return None
 
     def next(self) -> list[Delivery] | None:
         """What is let in now, for one actor; None if nothing may be."""

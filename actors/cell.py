@@ -26,7 +26,7 @@ from protocols.errors import (
 )
 from protocols.messages import OPENS_TASK, ErrorInfo, Message, error_info, value_of
 from protocols.names import parse_stream
-from protocols.ports import Appended, Delivery, Lease
+from protocols.ports import Appended, Delivery, Tenure
 from protocols.states import RUNNING
 
 if TYPE_CHECKING:
@@ -53,22 +53,22 @@ class Cell:
         "dropped",
         "fold",
         "journal",
-        "lease",
         "name",
         "refusal",
         "run",
         "runtime",
         "stream",
+        "tenure",
         "waits_turn",
         "work",
     )
 
-    def __init__(self, runtime: "Runtime", stream: str, definition: Definition, lease: Lease) -> None:
+    def __init__(self, runtime: "Runtime", stream: str, definition: Definition, tenure: Tenure) -> None:
         self.runtime = runtime
         self.stream = stream
         self.name = parse_stream(stream)
         self.definition = definition
-        self.lease = lease
+        self.tenure = tenure
         self.fold: ActorFold | None = None  # None while it loads
         self.journal: Journal
         self.work: Work | None = None
@@ -124,12 +124,12 @@ class Cell:
         # is found here by a message before recovery has come to it.
         reason = self.runtime.why(self, at_work) if at_work and (takeover or fold.state in RUNNING) else None
         losses = 0 if at_work is None else at_work.losses + (reason == LOST)
-        if SUSPECT_AFTER <= losses < DEAD_AFTER:
+        if reason is not None:
+            await self.runtime.resend(self.stream)
+        if SUSPECT_AFTER <= losses < DEAD_AFTER:  # the last thing that is waited for: it is alone only at work
             self.waits_turn = True
             await self.runtime.alone(self)
             self.waits_turn = False
-        if reason is not None:
-            await self.runtime.resend(self.stream)
         if self.dropped:
             return
         self._ready(fold)  # from here to the end at one stroke: a message that comes later finds the task at work
@@ -156,7 +156,7 @@ class Cell:
         if reason is not None:
             attempt = task.attempt + 1
             log.info("%s resumes, attempt %d: %s", work, attempt, reason)
-            process, epoch = self.runtime.process, self.lease.epoch
+            process, epoch = self.runtime.process, self.tenure.lease.epoch
             work.write(e.TaskResumed(process=process, epoch=epoch, attempt=attempt, reason=reason))
         work.start()
         work.changed()

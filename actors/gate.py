@@ -1,7 +1,7 @@
 """Which message goes to its actor now, and which waits, and what for.
 
 a gap         messages of a partition are missing on the bus: what has an order to keep comes behind them
-a drain       a partition is given away: what opens a task stays on the bus, for the next owner
+a tenure      it is being given away, or has ended: what opens a task stays on the bus, for the next one
 a suspect     a task that may kill its process runs alone (actors.quarantine)
 no slot       it waits for its turn (actors.admission)
 """
@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING
 from actors.admission import Admission
 from actors.quarantine import Quarantine
 from protocols.messages import OPENS_TASK, Message
-from protocols.ports import Clock, Delivery, Lease
+from protocols.ports import Clock, Delivery, Tenure
 
 if TYPE_CHECKING:
     from actors.cell import Cell
     from actors.runtime import Runtime
-
-Place = tuple[str, int]
 
 
 class Gate:
@@ -30,56 +28,69 @@ class Gate:
         self._runtime = runtime
         self._begin = begin
         self._paused = False
-        self._gaps: Counter[Place] = Counter()  # by partition, where messages are missing
-        self._behind: dict[Place, list[Delivery]] = {}  # of those, what has to come behind, in order
-        self._draining: set[Place] = set()
-        self._held_back: list[Delivery] = []  # while a suspect runs alone
-        self._reloading: dict[str, list[Delivery]] = {}  # by actor, what has to come behind what it had already
+        self._gaps: Counter[Tenure] = Counter()  # where messages are missing
+        self._behind: dict[Tenure, list[Delivery]] = {}  # of those, what has to come behind, in order
+        self._held_back: dict[str, list[Delivery]] = {}  # by actor, while a suspect runs alone
+        self._reloading: dict[str, tuple[Tenure, list[Delivery]]] = {}  # by actor, what comes behind what it had
         self._fills = False  # soon
         self.quarantine = Quarantine(clock, self._others_at_work, self.open)
         self.admission = Admission(self._role_has_room, self._run_has_room)
 
     def __repr__(self) -> str:
         behind = sum(map(len, self._behind.values()))
-        return f"Gate({self.admission}, {self.quarantine}, {behind} behind gaps, {len(self._held_back)} held back)"
+        return (
+            f"Gate({self.admission}, {self.quarantine}, {behind} behind gaps, {len(self._held_back)} actors held back)"
+        )
 
     # -- in ------------------------------------------------------------------------------------------------------
 
     def deliver(self, delivery: Delivery) -> None:
         """A message came."""
-        if self._draining or self._behind:
-            place, message = delivery.lease.place, delivery.message
-            if place in self._draining and (message.kind in OPENS_TASK or not self._runtime.hosts(message.to)):
-                return  # it stays on the bus: only actors in memory get what they wait for
-            if place in self._behind and message.task != message.key:  # an actor of one task needs no order
-                self._behind[place].append(delivery)
-                return
-        self.let_in(delivery)
+        message = delivery.message
+        behind = self._behind.get(delivery.tenure) if self._behind else None
+        if behind is not None and message.task != message.key:  # an actor of one task needs no order
+            behind.append(delivery)
+        else:
+            self.let_in(delivery)
 
     def let_in(self, delivery: Delivery) -> None:
-        """A message in its place, whatever is missing."""
-        message = delivery.message
+        """A message in its place, whatever is missing. What can't be taken any more is left to the next tenure."""
+        message, tenure = delivery.message, delivery.tenure
+        if not tenure.serving and self._is_left(message, tenure):
+            return
         cell = self._runtime.cell(message.to)
         if message.to in self._reloading:
-            self._reloading[message.to].append(delivery)
-        elif self.quarantine and self.quarantine.closed_to(cell):
-            self._held_back.append(delivery)
+            self._reloading[message.to][1].append(delivery)
+        elif self.quarantine and (message.to in self._held_back or self.quarantine.closed_to(cell)):
+            self._held_back.setdefault(message.to, []).append(delivery)
         elif message.to in self.admission:
-            self.admission.offer(delivery)
+            self._wait(delivery)
             if message.kind == "cancel":  # let it find its task at work: nothing will come of that
                 self._begin(self.admission.pull(message.to))
         elif message.kind == "cancel" or (cell is not None and _needs_no_slot(cell, message)):
             self._begin([delivery])
         elif message.kind not in OPENS_TASK:
             if self.admission.woken or self.free <= 0:
-                self.admission.offer(delivery, woken=True)
+                self._wait(delivery, woken=True)
             else:
                 self._begin([delivery])
         elif self.admission.waiting or not self._has_room(message):
-            self.admission.offer(delivery)
+            self._wait(delivery)
             self.fill()
         else:
             self._begin([delivery])
+
+    def _is_left(self, message: Message, tenure: Tenure) -> bool:
+        """Whether a message stays on the bus, or in the log, for the next tenure. Of a partition that is given away
+        only actors in memory get what they wait for.
+        """
+        opens = message.kind in OPENS_TASK
+        return not tenure.held or (tenure.leaving and (opens or not self._runtime.hosts(message.to)))
+
+    def _wait(self, delivery: Delivery, *, woken: bool = False) -> None:
+        former = self.admission.offer(delivery, woken=woken)
+        if former is not None:
+            self._runtime.settle(former)
 
     def fill_soon(self) -> None:
         """Let in what waits, when whoever gave a slot back is done."""
@@ -98,26 +109,38 @@ class Gate:
 
     def open(self) -> None:
         """What was held back may go on."""
-        held, self._held_back = self._held_back, []
-        for delivery in held:
-            if self._runtime.owned.get(delivery.lease.place) is not None:
+        held, self._held_back = self._held_back, {}
+        for deliveries in held.values():
+            for delivery in deliveries:
                 self.let_in(delivery)
         self.fill()
         self._runtime.on_capacity()
 
-    def hold(self, stream: str) -> None:
+    async def alone(self, cell: "Cell") -> None:
+        """Return when nothing but this suspect is at work; what was held back for it goes to it first."""
+        await self.quarantine.turn(cell)
+        for delivery in self._held_back.pop(cell.stream, []):
+            self.let_in(delivery)
+
+    def hold(self, stream: str, tenure: Tenure) -> None:
         """An actor is about to be loaded again: what comes for it meanwhile is kept, until `release`."""
         waiting = self.admission.pull(stream) if stream in self.admission else []
-        self._reloading.setdefault(stream, []).extend(waiting)
+        self._reloading.setdefault(stream, (tenure, []))[1].extend(waiting)
 
-    def release(self, stream: str) -> list[Delivery]:
+    def release(self, stream: str, tenure: Tenure) -> list[Delivery]:
         """What came for an actor since `hold`, in order."""
-        return self._reloading.pop(stream, [])
+        if stream not in self._reloading or self._reloading[stream][0] is not tenure:
+            return []
+        return self._reloading.pop(stream)[1]
 
     def holds(self, stream: str, message: str) -> bool:
         """Whether a message waits for its turn here. One behind a gap doesn't count: it may come another way first."""
-        elsewhere = (*self._held_back, *self._reloading.get(stream, ()))
-        return self.admission.holds(stream, message) or any(each.message.id == message for each in elsewhere)
+        if self.admission.holds(stream, message):
+            return True
+        elsewhere = self._held_back.get(stream, ())
+        if stream in self._reloading:
+            elsewhere = (*elsewhere, *self._reloading[stream][1])
+        return any(each.message.id == message for each in elsewhere)
 
     # -- room ----------------------------------------------------------------------------------------------------
 
@@ -128,9 +151,12 @@ class Gate:
 
     def capacity(self) -> int:
         """How many more messages may come off the bus: more than there are free slots, so that none waits unseen."""
-        if self._paused or self.quarantine:
-            return 0
-        return max(0, self._runtime.ahead - self.admission.waiting - sum(map(len, self._behind.values())))
+        return max(0, self.room - sum(map(len, self._behind.values()))) if self._behind else self.room
+
+    @property
+    def room(self) -> int:
+        """How many more messages may come from the log. What waits behind a gap takes none of it: it waits for them."""
+        return 0 if self._paused or self.quarantine else max(0, self._runtime.ahead - self.admission.waiting)
 
     @property
     def empty(self) -> bool:
@@ -164,33 +190,38 @@ class Gate:
 
     # -- partitions ------------------------------------------------------------------------------------------------
 
-    def mind_gap(self, lease: Lease) -> None:
+    def mind_gap(self, tenure: Tenure) -> None:
         """Messages of a partition are missing: hold back what has an order to keep, until `close_gap`."""
-        self._behind.setdefault(lease.place, [])
-        self._gaps[lease.place] += 1
+        self._behind.setdefault(tenure, [])
+        self._gaps[tenure] += 1
 
-    def close_gap(self, lease: Lease) -> None:
+    def close_gap(self, tenure: Tenure) -> None:
         """What was missing has been delivered; if that was the last of several gaps, go on."""
-        place = lease.place
-        self._gaps[place] -= 1
-        if self._gaps[place] > 0 or place not in self._behind:
+        if tenure not in self._behind:
             return
-        for delivery in self._behind.pop(place):
-            if delivery.lease.epoch == lease.epoch:
-                self.let_in(delivery)
+        self._gaps[tenure] -= 1
+        if self._gaps[tenure] > 0:
+            return
+        del self._gaps[tenure]
+        for delivery in self._behind.pop(tenure):
+            self.let_in(delivery)
         self._runtime.on_capacity()
 
-    def drain(self, lease: Lease) -> None:
-        """A partition is given away: nothing begins there any more, and what waits is on the bus for its next owner."""
-        self._draining.add(lease.place)
-        self.admission.drop(lambda each: each.lease.place == lease.place)
+    def has_gap(self, tenure: Tenure) -> bool:
+        """Whether messages of a partition are missing."""
+        return tenure in self._behind
 
-    def forget(self, lease: Lease) -> None:
-        """A partition is not this process's any more."""
-        self.drain(lease)
-        self._draining.discard(lease.place)
-        self._behind.pop(lease.place, None)
-        self._gaps.pop(lease.place, None)
+    def forget_waiting(self, tenure: Tenure) -> None:
+        """Nothing begins in a tenure any more: what waits is on the bus, or in the log, for the next one."""
+        self.admission.drop(lambda each: each.tenure is tenure)
+
+    def forget(self, tenure: Tenure) -> None:
+        """A tenure has ended."""
+        self.forget_waiting(tenure)
+        self._behind.pop(tenure, None)
+        self._gaps.pop(tenure, None)
+        for stream in [stream for stream, (of, _) in self._reloading.items() if of is tenure]:
+            del self._reloading[stream]
 
 
 def _needs_no_slot(cell: "Cell", message: Message) -> bool:

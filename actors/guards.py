@@ -16,7 +16,7 @@ from projections import waits
 from projections.waits import Waiting
 from protocols.errors import Deadlock, TimeLimitExceeded
 from protocols.names import actor_stream
-from protocols.ports import Lease
+from protocols.ports import Tenure
 
 log = logging.getLogger("callboard.actors")
 
@@ -52,16 +52,16 @@ class Guards:
             if limit_s is not None and now - work.since > limit_s:
                 work.fail(TimeLimitExceeded(str(work), state, limit_s))
 
-    async def end_blocked(self, leases: Iterable[Lease]) -> None:
+    async def end_blocked(self, tenures: Iterable[Tenure]) -> None:
         """End the tasks that wait for an answer for longer than their role allows, in memory or not."""
-        by_role: dict[str, dict[int, Lease]] = {}
-        for lease in leases:
-            by_role.setdefault(lease.role, {})[lease.partition] = lease
+        by_role: dict[str, dict[int, Tenure]] = {}
+        for tenure in tenures:
+            by_role.setdefault(tenure.lease.role, {})[tenure.lease.partition] = tenure
         for role, owned in by_role.items():
             limit_s = self._runtime.definitions[role].limits.blocked_s
             if limit_s is None:
                 continue
-            count = next(iter(owned.values())).partitions
+            count = next(iter(owned.values())).lease.partitions
             for row in await waits.blocked(self._pool, role, count, list(owned), limit_s):
                 stream = actor_stream(role, row.key)
                 if await self._is_as_it_was(stream, row):

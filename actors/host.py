@@ -13,7 +13,6 @@ written, it reads nothing and begins nothing.
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
 
 import anyio
 import anyio.abc
@@ -25,6 +24,7 @@ from actors.definition import Definition
 from actors.directory import Directory
 from actors.guards import Guards
 from actors.models.call import Models
+from actors.ownership import GONE, Ownership
 from actors.recovery import Recovery
 from actors.runtime import Runtime
 from actors.toolbox import Toolbox
@@ -32,29 +32,12 @@ from actors.tools.mcp import McpSessions
 from actors.tools.mcp_server import McpServer
 from actors.tools.policy import ToolPolicy
 from actors.watch import LoopWatch, Stop
-from eventstore.database import UNAVAILABLE, reason_of
+from actors.working_tables import PostgresTables
+from eventstore.database import reason_of
 from projections import WORKING
 from projections.runner import Runner
-from protocols.codec import new_event
-from protocols.errors import ProjectionsBehind, RedisUnavailable, StoreUnavailable
-from protocols.events import MessageDeadLettered, Meta
-from protocols.messages import encode_message
-from protocols.names import dead_stream, partition_of
-from protocols.ports import (
-    ANY,
-    Answers,
-    Bus,
-    Clock,
-    Consumer,
-    Delivery,
-    EventStore,
-    Gap,
-    Lease,
-    Leases,
-    SystemClock,
-    Throttle,
-    Undecodable,
-)
+from protocols.errors import StoreUnavailable
+from protocols.ports import Answers, Bus, Clock, EventStore, Leases, SystemClock, Tenure, Throttle
 
 log = logging.getLogger("callboard.actors")
 
@@ -63,10 +46,7 @@ RECONCILE_EVERY_S = 2.0
 WITHOUT_BUS_EVERY_S = 0.25  # then this is how messages arrive
 GUARD_EVERY_S = 1.0
 LOOK_EVERY_S = 5.0  # into the projections, for tasks that wait too long
-
-# A server doesn't answer: the event store and the bus say it in our words, the projections' queries in asyncpg's.
-GONE: Final[tuple[type[Exception], ...]] = (StoreUnavailable, RedisUnavailable, *UNAVAILABLE)
-NOT_YET: Final[tuple[type[Exception], ...]] = (ProjectionsBehind, *GONE)
+CONFIRM_AGAIN_S = 0.1
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,19 +111,23 @@ class Host:
             answers=parts.answers,
             toolbox=Toolbox(parts.directory, policies=parts.tool_policies, mcp=self._mcp),
         )
-        self._consumer: Consumer
-        self._recovery: Recovery
+        tables = PostgresTables(parts.pool, parts.runner)
         self._group: anyio.abc.TaskGroup
-        self._serving = self.runtime.serving
-        self._handing_over: set[tuple[str, int]] = set()
+        self._ownership = Ownership(
+            self.runtime,
+            parts.bus,
+            parts.leases,
+            lambda consumer: Recovery(tables, self.runtime, consumer),
+            self._clock,
+            lease_s=limits.lease_s,
+            grace_s=limits.grace_s,
+        )
         self._renewed = 0.0
         self._draining = False
         self._left = False
-        # A heartbeat that overlaps with giving a partition back would take it for one that is newly owned.
-        self._leasing = anyio.Lock()
 
     def __repr__(self) -> str:
-        return f"Host({self._process}: {len(self._serving)} of {len(self.runtime.owned)} partitions, {self.runtime})"
+        return f"Host({self._process}: {self.runtime.partitions}, {self.runtime})"
 
     async def run(
         self, stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -157,19 +141,8 @@ class Host:
             await self._parts.directory.register(definition, self._limits.partitions)
         await self._parts.directory.refresh()
         await self._parts.runner.prepare()
-        runtime = self.runtime
-        async with (
-            self._mcp,
-            runtime,
-            self._parts.bus.consumer(
-                self._process, self._deliver, self._undecodable, runtime.gate.capacity, self._gap
-            ) as self._consumer,
-        ):
-            runtime.on_settle = self._consumer.settle
-            runtime.on_capacity = self._consumer.wake
-            runtime.confirm = self._confirm
-            self._recovery = Recovery(self._parts.pool, self._parts.runner, runtime, self._consumer)
-            runtime.resend = self._recovery.resend
+        self.runtime.confirm = self._confirm
+        async with self._mcp, self.runtime, self._ownership.running():
             watch = LoopWatch(self._limits.lease_s / 2, self._stood_still)
             async with anyio.create_task_group() as self._group:
                 self._group.start_soon(self._parts.runner.run)
@@ -203,7 +176,7 @@ class Host:
 
     async def _beat(self) -> None:
         """Renew the leases, and act on what has changed. Raises StoreUnavailable."""
-        async with self._leasing:
+        async with self._ownership.leasing:
             if not self._left:
                 await self._renew()
 
@@ -217,70 +190,15 @@ class Host:
                 )
         except TimeoutError:
             raise StoreUnavailable("the leases could not be renewed in time") from None
+        if self._clock.monotonic() - begun >= lease_s:  # it stood still meanwhile: what this says may be over
+            raise StoreUnavailable("the leases could not be renewed in time")
         self._renewed = begun
         if self.runtime.gate.paused:
             self.runtime.gate.pause(paused=False)
-        await self._apply({lease.place: lease for lease in leases})
-
-    async def _apply(self, leases: Mapping[tuple[str, int], Lease]) -> None:
-        """Make what is served what is owned."""
-        owned = self.runtime.owned
-        for place, lease in list(owned.items()):
-            there = leases.get(place)
-            if there is None or (there.epoch, there.generation) != (lease.epoch, lease.generation):
-                log.warning("host<%s> lost %s:%d to another process", self._process, *place)
-                await self._abandon(lease)
-        if self._draining:  # what it owns is renewed, and nothing taken
-            further = [lease for place, lease in leases.items() if place not in owned]
-            await self._parts.leases.release(self._process, further)
-            return
-        for place, lease in leases.items():
-            if place not in owned:
-                self.runtime.own(lease)
-                self._group.start_soon(self._take_over, lease)
-            elif lease.surplus and place in self._serving and place not in self._handing_over:
-                self._handing_over.add(place)
-                self._group.start_soon(self._hand_over, lease)
-
-    async def _take_over(self, lease: Lease) -> None:
-        place = lease.place
-        pause_s = 0.1
-        while self.runtime.owned.get(place) == lease:
-            try:
-                await self._recovery.take_over(lease)
-            except NOT_YET as error:
-                log.warning("host<%s> waits to take over %s:%d: %s", self._process, *place, reason_of(error))
-                await self._clock.sleep(pause_s)
-                pause_s = min(2 * pause_s, self._limits.lease_s)
-            else:
-                self._serving.add(place)
-                return
-
-    async def _hand_over(self, lease: Lease) -> None:
-        """Give a partition to a process that has fewer, once its tasks have come to rest."""
-        place = lease.place
-        self._serving.discard(place)  # from now on, what opens a task there waits on the bus for the next owner
-        await self.runtime.drain(lease, grace_s=self._limits.grace_s)
-        await self._consumer.drop(lease)
-        async with self._leasing:
-            self.runtime.disown(lease)
-            self._handing_over.discard(place)
-            try:
-                await self._parts.leases.release(self._process, [lease])
-            except StoreUnavailable as error:  # the next heartbeat finds it owned, and it is taken over again
-                log.warning("host<%s> could not hand %s:%d over: %s", self._process, *place, error)
-
-    async def _abandon(self, lease: Lease, *, to_blame: bool = False) -> None:
-        place = lease.place
-        self.runtime.disown(lease)
-        self._serving.discard(place)
-        self._handing_over.discard(place)
-        self.runtime.abandon(lease, to_blame=to_blame)
-        await self._consumer.drop(lease)
+        await self._ownership.apply(leases, draining=self._draining)
 
     async def _fence(self, *, to_blame: bool = False) -> None:
-        for lease in list(self.runtime.owned.values()):
-            await self._abandon(lease, to_blame=to_blame)
+        await self._ownership.let_go_of_all(to_blame=to_blame)
 
     async def _stood_still(self, stop: Stop) -> None:
         """Others may have taken the partitions meanwhile: let go of all, and ask who owns them."""
@@ -292,21 +210,22 @@ class Host:
             except StoreUnavailable as error:
                 log.warning("host<%s> could not renew its leases: %s", self._process, error)
 
-    async def _confirm(self, lease: Lease) -> bool:
-        """Whether the store says that a partition is still this process's."""
-        try:
-            await self._beat()
-        except StoreUnavailable:
-            return False
-        return self.runtime.owned.get(lease.place) == lease
+    async def _confirm(self, tenure: Tenure) -> bool:
+        """Whether the store says that a partition is still this process's, as soon as it says anything."""
+        while tenure.held:
+            try:
+                await self._beat()
+            except StoreUnavailable as error:
+                log.warning("host<%s> could not ask who owns its partitions: %s", self._process, error)
+                await self._clock.sleep(CONFIRM_AGAIN_S)
+            else:
+                break
+        return tenure.held
 
     async def _drain(self) -> None:
         self._draining = True
-        self._serving.clear()
-        await self.runtime.drain(grace_s=self._limits.grace_s)
-        for lease in list(self.runtime.owned.values()):
-            await self._consumer.drop(lease)
-        async with self._leasing:
+        await self._ownership.leave()
+        async with self._ownership.leasing:
             self._left = True
             try:
                 await self._parts.leases.leave(self._process)
@@ -322,14 +241,10 @@ class Host:
                 await self._parts.directory.refresh()
                 for name, error in (await self._parts.runner.stopped(WORKING)).items():
                     log.error("host<%s> can't recover what is lost: %s is stopped: %s", self._process, name, error)
-                await self._recovery.reconcile(self._served())
+                if not self._draining:
+                    await self._ownership.reconcile()
             except GONE as error:
                 log.warning("host<%s> could not look for lost messages: %s", self._process, reason_of(error))
-
-    def _served(self) -> list[Lease]:
-        """The partitions that are served, and are to stay so."""
-        owned = self.runtime.owned.items()
-        return [lease for place, lease in owned if place in self._serving and not self._draining]
 
     async def _guard(self) -> None:
         guards = Guards(self._parts.pool, self.runtime)
@@ -341,53 +256,7 @@ class Host:
                 await guards.refuse_deadlocks()
                 if self._clock.monotonic() - looked >= LOOK_EVERY_S:
                     looked = self._clock.monotonic()
-                    await guards.end_blocked(self._served())
+                    await guards.end_blocked(self.runtime.partitions.serving)
                     await guards.warn_of_budgets()
             except GONE as error:
                 log.warning("host<%s> could not look for what is overdue: %s", self._process, reason_of(error))
-
-    def _deliver(self, delivery: Delivery) -> None:
-        message, lease = delivery.message, delivery.lease
-        if (
-            message.role == lease.role
-            and message.key
-            and partition_of(message.key, lease.partitions) == lease.partition
-        ):
-            self.runtime.deliver(delivery)
-        else:
-            reason = f"it is addressed to {message.to!r}, and was found on {lease.role}:{lease.partition}"
-            self._undecodable(Undecodable(lease.role, lease, delivery.entry, encode_message(message), reason))
-
-    def _gap(self, gap: Gap) -> None:
-        """The bus lost something of a partition: what comes behind that waits until it has come from the log."""
-        self.runtime.gate.mind_gap(gap.lease)
-        self._group.start_soon(self._close_gap, gap)
-
-    async def _close_gap(self, gap: Gap) -> None:
-        lease, pause_s = gap.lease, 0.1
-        while self.runtime.owned.get(lease.place) == lease:
-            try:
-                await self._recovery.close_gap(lease)
-            except NOT_YET as error:
-                log.warning("host<%s> could not look for lost messages: %s", self._process, reason_of(error))
-                await self._clock.sleep(pause_s)
-                pause_s = min(2 * pause_s, self._limits.lease_s)
-            else:
-                break
-        if gap.entry:
-            self._consumer.settle(gap)
-
-    def _undecodable(self, entry: Undecodable) -> None:
-        self.runtime.spawn(self._bury(entry))
-
-    async def _bury(self, entry: Undecodable) -> None:
-        """Make a dead letter of bytes that are no message; they stay on the bus until that is in the log."""
-        body = MessageDeadLettered(to=entry.role, reason=entry.reason, entry=entry.content, at="bus")
-        try:
-            await self._parts.store.append(
-                dead_stream(entry.role), [new_event(body, Meta(run="", role=entry.role))], ANY
-            )
-        except StoreUnavailable as error:
-            log.warning("host<%s> could not record a dead letter yet: %s", self._process, error)
-        else:
-            self._consumer.settle(entry)

@@ -50,7 +50,9 @@ class Quarantine:
         return bool(self._suspects) and (cell is None or cell is not self._alone)
 
     async def turn(self, cell: "Cell") -> None:
-        """Return when it is a suspect's turn, or it has been dropped."""
+        """Return when it is a suspect's turn, or it has been dropped. The caller starts it without another await, and
+        has it watched: until then it is not seen to run.
+        """
         self._suspects.append(cell)
         await anyio.sleep(ASSEMBLE_S)
         await _until(lambda: cell.dropped or self._drawn() is cell)

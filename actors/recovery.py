@@ -10,21 +10,19 @@ log's own rule.
 """
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Final
 
-import asyncpg
-
 from actors.runtime import Runtime
 from actors.timers import HORIZON
+from actors.working_tables import WorkingTables
 from eventstore.database import UNAVAILABLE, reason_of
-from projections import WORKING, mailbox, tasks, timers
 from projections.mailbox import OpenMessage
-from projections.runner import Runner
 from protocols.errors import ProjectionsBehind, RedisUnavailable, StoreUnavailable
 from protocols.names import actor_stream
-from protocols.ports import Consumer, Delivery, Lease, Route
+from protocols.ports import Consumer, Delivery, Route, Tenure
 
 log = logging.getLogger("callboard.actors")
 
@@ -34,63 +32,68 @@ FORGET_FOR_S: Final = 20.0  # so long others may go on to publish to the partiti
 MAX_PARTITIONS: Final = 256
 GENERATIONS: Final = 4  # counts that may have been changed again before anybody took a partition
 PAGE: Final = 500
+OPEN_FOR_LONG: Final = timedelta(seconds=10)
+EXACT_EVERY_S: Final = 15.0  # each message that has been open for long is looked for; and one second more
+MESSAGES_A_S: Final = 1000  # for so many on the bus: to list them takes about 5 ms
 CAPACITY_POLL_S: Final = 0.01
 NOT_NOW: Final[tuple[type[Exception], ...]] = (ProjectionsBehind, *UNAVAILABLE)
 
 
 class Recovery:
-    """Recovers the partitions of one process."""
+    """Recovers the partitions of one process. Each method asks a tenure after every await whether it is still held."""
 
-    def __init__(self, pool: asyncpg.Pool, runner: Runner, runtime: Runtime, consumer: Consumer) -> None:
-        self._pool = pool
-        self._runner = runner
+    def __init__(self, tables: WorkingTables, runtime: Runtime, consumer: Consumer) -> None:
+        self._tables = tables
         self._runtime = runtime
         self._consumer = consumer
         self._former: dict[str, tuple[int, float]] = {}  # forget what is before this generation, until then
+        self._exact: dict[str, float] = {}  # by role, when all its messages were looked for one by one
 
-    async def take_over(self, lease: Lease) -> None:
+    async def take_over(self, tenure: Tenure) -> None:
         """Begin to serve a partition whose epoch has just been raised in this process's name."""
-        await self._runner.wait_until(await self._runtime.store.head(), of=WORKING)
-        route = self._runtime.directory.route(lease.role)
-        if route is None or route.generation != lease.generation:
-            await self._runtime.directory.refresh()
-        if lease.generation > 1 and lease.partition == 0:
-            self._former[lease.role] = lease.generation, self._runtime.clock.monotonic() + FORGET_FOR_S
-        # Counting is not enough where there is an order to keep: entries of handled messages may still be on the bus.
-        ordered = await mailbox.has_ordered(self._pool, lease.role, lease.partitions, lease.partition)
-        await self._feed(lease.role, [lease], in_transit=None, missing=ordered)
-        await self._consumer.take(lease)
-        await self._activate(lease.role, [lease])
+        lease = tenure.lease
+        async with tenure.feeding:
+            await self._tables.caught_up(await self._runtime.store.head())
+            route = self._runtime.directory.route(lease.role)
+            if route is None or route.generation != lease.generation:
+                await self._runtime.directory.refresh()
+            if lease.generation > 1 and lease.partition == 0:
+                self._former[lease.role] = lease.generation, self._runtime.clock.monotonic() + FORGET_FOR_S
+            # Counting is not enough here: entries of messages that were handled may still be on the bus.
+            await self._feed(lease.role, [tenure], in_transit=None)
+            await self._consumer.take(tenure)
+            await self._activate(lease.role, [tenure])
 
-    async def close_gap(self, lease: Lease) -> None:
+    async def close_gap(self, tenure: Tenure) -> None:
         """Deliver what the bus lost of a partition; what came behind it waits for that."""
-        await self._runner.wait_until(await self._runtime.store.head(), of=WORKING)
-        await self._feed(lease.role, [lease], in_transit=None, missing=True)
-        self._runtime.gate.close_gap(lease)
+        async with tenure.feeding:
+            await self._tables.caught_up(await self._runtime.store.head())
+            await self._feed(tenure.lease.role, [tenure], in_transit=None)
+            self._runtime.gate.close_gap(tenure)
 
     async def resend(self, stream: str) -> None:
         """Publish what an actor sent to others that take their messages in order, before it sends anything new: a
         process that was lost, or did not hear that it was written, may not have got so far. Raises StoreUnavailable.
         """
         try:
-            await self._runner.wait_until(await self._runtime.store.head(), of=WORKING)
-            rows = await mailbox.open_from(self._pool, stream)
+            await self._tables.caught_up(await self._runtime.store.head())
+            rows = await self._tables.open_from(stream)
         except NOT_NOW as error:
             raise StoreUnavailable(reason_of(error)) from error
         self._runtime.bus.publish([await self._runtime.store.message(row.id) for row in rows], again=True)
 
-    async def reconcile(self, leases: Iterable[Lease]) -> None:
+    async def reconcile(self, serving: Iterable[Tenure]) -> None:
         """Find what was lost on partitions that are served already."""
-        by_role: dict[str, list[Lease]] = {}
-        for lease in leases:
-            route = self._runtime.directory.route(lease.role)
-            if route is not None and route.generation == lease.generation:  # else it is about to be handed over
-                by_role.setdefault(lease.role, []).append(lease)
+        by_role: dict[str, list[Tenure]] = {}
+        for tenure in serving:
+            route = self._runtime.directory.route(tenure.lease.role)
+            if route is not None and route.generation == tenure.lease.generation:  # else it will be handed over
+                by_role.setdefault(tenure.lease.role, []).append(tenure)
         away = self._runtime.bus.away
-        for role, owned in by_role.items():
-            await self._near_timers(role, owned)
-            await self._feed(role, owned, in_transit=None if away else IN_TRANSIT)
-            await self._activate(role, owned)
+        for role, tenures in by_role.items():
+            await self._near_timers(role, tenures)
+            await self._feed_short(role, tenures, None if away else IN_TRANSIT)
+            await self._activate(role, tenures)
         await self._forget()
 
     async def _forget(self) -> None:
@@ -104,20 +107,25 @@ class Recovery:
             if self._runtime.clock.monotonic() > until:
                 del self._former[role]
 
-    async def _feed(
-        self, role: str, leases: Sequence[Lease], *, in_transit: timedelta | None, missing: bool = False
-    ) -> None:
+    async def _feed_short(self, role: str, tenures: Sequence[Tenure], in_transit: timedelta | None) -> None:
+        """Feed the partitions on which messages are missing. One that is being fed already is left alone."""
+        async with AsyncExitStack() as feeding:
+            short = [each for each in await self._short(role, tenures) if each.serving and not each.feeding.locked()]
+            for tenure in short:
+                await feeding.enter_async_context(tenure.feeding)  # it is free, so nothing happens in between
+            if short:
+                await self._feed(role, short, in_transit=in_transit)
+
+    async def _feed(self, role: str, tenures: Sequence[Tenure], *, in_transit: timedelta | None) -> None:
         """Deliver the open messages that the bus doesn't have, in the log's order, but for those that are so young
-        that they may be on their way. Whether there are any is counted first, unless some are known to be `missing`.
+        that they may be on their way. The caller has the tenures' `feeding`.
         """
-        there = {lease.partition: lease for lease in leases} if missing else await self._short(role, leases)
-        if not there:
-            return
-        count = leases[0].partitions
+        there = {tenure.lease.partition: tenure for tenure in tenures}
+        count = tenures[0].lease.partitions
         latest = None if in_transit is None else self._runtime.clock.now() - in_transit
         lost = 0
         last_lost: dict[str, tuple[int, int]] = {}  # by the keys of actors that take their messages in order
-        async for row in self._lost(role, count, list(there)):
+        async for row in self._lost(role, tenures):
             if latest is not None and row.opened_at > latest:
                 continue
             if self._runtime.holds(row.id, actor_stream(role, row.key)):
@@ -128,34 +136,54 @@ class Recovery:
             else:
                 last_lost[row.key] = row.position, row.place
         for key, upto in last_lost.items():  # with what is on the bus already, and was sent before
-            for row in await mailbox.open_to(self._pool, role, key, upto):
+            for row in await self._tables.open_to(role, key, upto):
                 if not self._runtime.holds(row.id, actor_stream(role, key)):
                     await self._deliver(row, there[row.key_hash % count])
         if lost:
             log.info("%s: %d messages came from the log, which the bus did not have", role, lost)
 
-    async def _lost(self, role: str, count: int, numbers: Sequence[int]) -> AsyncIterator[OpenMessage]:
+    async def _lost(self, role: str, tenures: Sequence[Tenure]) -> AsyncIterator[OpenMessage]:
         """The open messages of some partitions that are not on the bus."""
+        count, numbers = tenures[0].lease.partitions, [tenure.lease.partition for tenure in tenures]
         on_bus: set[str] = set()
         for partition in numbers:
             on_bus |= await self._on_bus(role, partition)
         after = (0, 0)
-        while page := await mailbox.open_messages(self._pool, role, count, numbers, after=after, limit=PAGE):
+        while page := await self._tables.open_messages(role, count, numbers, after=after, limit=PAGE):
             for row in page:
                 if row.id not in on_bus:
                     yield row
+            if not any(tenure.held for tenure in tenures):
+                return
             after = (page[-1].position, page[-1].place)
 
-    async def _short(self, role: str, leases: Sequence[Lease]) -> Mapping[int, Lease]:
-        """The partitions on which more messages are open than the bus has."""
-        opened = await mailbox.open_counts(self._pool, role, leases[0].partitions)
-        if not any(opened.get(lease.partition) for lease in leases):
-            return {}
+    async def _short(self, role: str, tenures: Sequence[Tenure]) -> list[Tenure]:
+        """The partitions on which more messages are open than the bus has; and from time to time all on which some
+        have been open for long: an entry of another message may stand for one that is missing.
+        """
+        opened = await self._tables.backlog(role, tenures[0].lease.partitions)
+        if not any(tenure.lease.partition in opened for tenure in tenures):
+            return []
         try:
-            backlog = await self._runtime.bus.backlog(role)
+            on_bus = await self._runtime.bus.backlog(role)
         except RedisUnavailable:
-            backlog = {}
-        return {p.partition: p for p in leases if opened.get(p.partition, 0) > backlog.get(p.partition, 0)}
+            on_bus = {}
+        exact = self._is_time_for_all(role, sum(on_bus.values()))
+        latest = self._runtime.clock.now() - OPEN_FOR_LONG
+        return [
+            tenure
+            for tenure in tenures
+            if (backlog := opened.get(tenure.lease.partition)) is not None
+            and (backlog.count > on_bus.get(tenure.lease.partition, 0) or (exact and backlog.oldest_at <= latest))
+        ]
+
+    def _is_time_for_all(self, role: str, on_bus: int) -> bool:
+        """Whether it is time to look for all of a role's messages: more seldom, where there are many."""
+        now = self._runtime.clock.monotonic()
+        if now < self._exact.get(role, 0.0):
+            return False
+        self._exact[role] = now + EXACT_EVERY_S + on_bus / MESSAGES_A_S
+        return True
 
     async def _on_bus(self, role: str, partition: int) -> set[str]:
         try:
@@ -163,26 +191,24 @@ class Recovery:
         except RedisUnavailable:
             return set()
 
-    async def _deliver(self, row: OpenMessage, lease: Lease) -> None:
-        while not self._runtime.gate.capacity():
+    async def _deliver(self, row: OpenMessage, tenure: Tenure) -> None:
+        while tenure.held and not self._runtime.gate.room:
             await self._runtime.clock.sleep(CAPACITY_POLL_S)
-        if self._runtime.owned.get(lease.place) == lease:
+        if tenure.held:
             whole = await self._runtime.store.message(row.id)
-            self._runtime.gate.let_in(Delivery(whole, lease, entry="", fresh=False))
+            self._runtime.gate.let_in(Delivery(whole, tenure, entry="", fresh=False))  # it asks once more
 
-    async def _near_timers(self, role: str, leases: Sequence[Lease]) -> None:
-        numbers = [lease.partition for lease in leases]
+    async def _near_timers(self, role: str, tenures: Sequence[Tenure]) -> None:
+        numbers = [tenure.lease.partition for tenure in tenures]
         before = self._runtime.clock.now() + HORIZON
-        for row in await timers.due(self._pool, role, leases[0].partitions, numbers, before):
+        for row in await self._tables.timers_due(role, tenures[0].lease.partitions, numbers, before):
             stream = actor_stream(role, row.key)
             if not self._runtime.holds(row.id, stream):
                 self._runtime.timers.add([await self._runtime.store.message(row.id)])
 
-    async def _activate(self, role: str, leases: Sequence[Lease]) -> None:
+    async def _activate(self, role: str, tenures: Sequence[Tenure]) -> None:
         """Go on with the tasks that are at work and that nothing would wake."""
-        count = leases[0].partitions
-        by_number = {lease.partition: lease for lease in leases}
-        for row in await tasks.at_work(self._pool, role, count, list(by_number)):
-            stream = actor_stream(role, row.key)
-            if not self._runtime.hosts(stream):
-                self._runtime.activate(stream, by_number[row.key_hash % count])
+        count = tenures[0].lease.partitions
+        by_number = {tenure.lease.partition: tenure for tenure in tenures}
+        for row in await self._tables.at_work(role, count, list(by_number)):
+            self._runtime.activate(actor_stream(role, row.key), by_number[row.key_hash % count])

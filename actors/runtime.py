@@ -14,14 +14,15 @@ from actors.gate import Gate
 from actors.journal import Idle
 from actors.models.call import Models
 from actors.outgoing import Sender
+from actors.partitions import Partitions
 from actors.prompts import Prompts
 from actors.timers import Timers
 from actors.toolbox import Toolbox
 from protocols.errors import BadEvent, CallboardError, StoreUnavailable
 from protocols.events import NewEvent
 from protocols.messages import OPENS_TASK, Message
-from protocols.names import parse_stream, partition_of
-from protocols.ports import Answers, Bus, Clock, Delivery, EventStore, Lease, SystemClock, Throttle
+from protocols.names import parse_stream
+from protocols.ports import Answers, Bus, Clock, Delivery, EventStore, SystemClock, Tenure, Throttle
 from protocols.states import RUNNING
 
 log = logging.getLogger("callboard.actors")
@@ -73,13 +74,11 @@ class Runtime:
         self.clock = clock or SystemClock()
         self.idle = Idle()
         self.timers = Timers(self.clock, self._deliver_due)
-        self.owned: dict[tuple[str, int], Lease] = {}  # changed by `own` and `disown`
-        self._spread: dict[str, int] = {}  # over how many partitions a role is spread, for the leases that are owned
-        self.serving: set[tuple[str, int]] = set()  # of those, the ones that have been taken over
+        self.partitions = Partitions()
         self.progress = 0  # grows with all that is written, and all that is settled
         self.on_settle: Callable[[Delivery], None] = lambda _delivery: None
         self.on_capacity: Callable[[], None] = lambda: None
-        self.confirm: Callable[[Lease], Awaitable[bool]] = _always
+        self.confirm: Callable[[Tenure], Awaitable[bool]] = _always
         self.resend: Callable[[str], Awaitable[None]] = _nothing
         self.busy = Busy()
         self.gate = Gate(self, self._begin, self.clock)
@@ -119,7 +118,7 @@ class Runtime:
         first, message = deliveries[0], deliveries[0].message
         cell = self._cells.get(message.to)
         if cell is None:
-            cell = self._new_cell(message.to, first.lease, message.run)
+            cell = self._new_cell(message.to, first.tenure, message.run)
             if first.fresh and message.kind in OPENS_TASK and message.task == message.key:
                 cell.begin_new()
             else:
@@ -128,16 +127,18 @@ class Runtime:
             if not cell.dropped:
                 cell.offer(delivery)
 
-    def activate(self, stream: str, lease: Lease) -> None:
+    def activate(self, stream: str, tenure: Tenure) -> None:
         """Load an actor whose task was at work in another process, and go on with it."""
-        if stream not in self._cells:
-            self._load(self._new_cell(stream, lease, None), takeover=True)
+        if stream not in self._cells and tenure.held:
+            self._load(self._new_cell(stream, tenure, None), takeover=True)
 
-    def expire(self, stream: str, lease: Lease, task: str, error: CallboardError) -> None:
+    def expire(self, stream: str, tenure: Tenure, task: str, error: CallboardError) -> None:
         """Let a task that only waits fail of an error, whether it is in memory or not."""
+        if not tenure.held:
+            return
         cell = self._cells.get(stream)
         if cell is None:
-            cell = self._new_cell(stream, lease, None)
+            cell = self._new_cell(stream, tenure, None)
             cell.refusal = error
             self._load(cell, takeover=False)
         elif cell.work is not None and cell.work.message.task == task and cell.work.parked:
@@ -148,6 +149,10 @@ class Runtime:
         cell = self._cells.get(stream)
         name = message if isinstance(message, str) else message.id
         return (cell is not None and cell.holds(name)) or self.gate.holds(stream, name) or self.timers.holds(name)
+
+    def has(self, delivery: Delivery) -> bool:
+        """Whether something here has a message, and will begin it, settle it, or let it go with its tenure."""
+        return self.gate.has_gap(delivery.tenure) or self.holds(delivery.message, delivery.message.to)
 
     def cell(self, stream: str) -> Cell | None:
         """An actor in memory."""
@@ -161,29 +166,13 @@ class Runtime:
         """Whether nothing is at work, and nothing waits to be."""
         return not self.busy and self.gate.empty
 
-    def lease_of(self, stream: str) -> Lease | None:
-        """The lease under which this process owns an actor; None if it doesn't."""
-        role, key = parse_stream(stream)
-        count = self._spread.get(role)
-        return self.owned.get((role, partition_of(key, count))) if count else None
-
-    def own(self, lease: Lease) -> None:
-        """A partition is this process's. All of a role's are of the same generation."""
-        self.owned[lease.place] = lease
-        self._spread[lease.role] = lease.partitions
-
-    def disown(self, lease: Lease) -> None:
-        """A partition is not this process's any more."""
-        self.owned.pop(lease.place, None)
-        self.gate.forget(lease)
-
     def _deliver_due(self, message: Message) -> None:
-        lease = self.lease_of(message.to)
-        if lease is not None:
-            self.deliver(Delivery(message, lease, entry="", fresh=False))
+        tenure = self.partitions.of(message.to)
+        if tenure is not None:
+            self.deliver(Delivery(message, tenure, entry="", fresh=False))
 
-    def _new_cell(self, stream: str, lease: Lease, run: str | None) -> Cell:
-        cell = Cell(self, stream, self.definitions[parse_stream(stream).role], lease)
+    def _new_cell(self, stream: str, tenure: Tenure, run: str | None) -> Cell:
+        cell = Cell(self, stream, self.definitions[parse_stream(stream).role], tenure)
         cell.run = run
         self._cells[stream] = cell
         self.busy_changed(cell)
@@ -215,11 +204,11 @@ class Runtime:
             return LOST
         if task.process == self.process:
             return RELOADED
-        return HANDED_OVER if cell.lease.clean else LOST
+        return HANDED_OVER if cell.tenure.lease.clean else LOST
 
     async def alone(self, cell: Cell) -> None:
         """Return when nothing but this cell is at work here; it stays so for a while."""
-        await self.gate.quarantine.turn(cell)
+        await self.gate.alone(cell)
         self.spawn(self.gate.quarantine.watch(cell))
 
     # -- out ----------------------------------------------------------------------------------------------------------
@@ -238,10 +227,10 @@ class Runtime:
         """
         if message.step is None and (message.task != message.key or self.gate.admission.waiting >= self.slots):
             return False
-        lease = self.lease_of(message.to)
-        if lease is None or lease.place not in self.serving:
+        tenure = self.partitions.of(message.to)
+        if tenure is None or not tenure.serving:
             return False
-        self.deliver(Delivery(message, lease, entry="", fresh=True))
+        self.deliver(Delivery(message, tenure, entry="", fresh=True))
         return True
 
     def settle(self, delivery: Delivery) -> None:
@@ -292,21 +281,20 @@ class Runtime:
     def reload(self, cell: Cell, held: Sequence[Delivery], error: BaseException) -> None:
         """A cell can't go on: if its partition is still this process's, its messages go to a new one."""
         self._cells.pop(cell.stream, None)
-        lease = self.lease_of(cell.stream)
-        if lease is not None:
-            self.gate.hold(cell.stream)
-            self.spawn(self._reload(cell.stream, lease, held, error))
+        if cell.tenure.held:
+            self.gate.hold(cell.stream, cell.tenure)
+            self.spawn(self._reload(cell.stream, cell.tenure, held, error))
 
-    async def _reload(self, stream: str, lease: Lease, held: Sequence[Delivery], error: BaseException) -> None:
-        ours = isinstance(error, StoreUnavailable) or await self.confirm(lease)
-        later = self.gate.release(stream)
-        if not ours:
+    async def _reload(self, stream: str, tenure: Tenure, held: Sequence[Delivery], error: BaseException) -> None:
+        ours = isinstance(error, StoreUnavailable) or await self.confirm(tenure)
+        later = self.gate.release(stream, tenure)
+        if not (ours and tenure.held):
             return
-        self.activate(stream, lease)
+        self.activate(stream, tenure)
         if isinstance(error, BadEvent):
             self._cells[stream].refusal = error
         for delivery in (*held, *later):
-            self._cells[stream].offer(Delivery(delivery.message, delivery.lease, delivery.entry, fresh=False))
+            self._cells[stream].offer(Delivery(delivery.message, tenure, delivery.entry, fresh=False))
 
     def _drop(self, cell: Cell) -> None:
         if self._cells.get(cell.stream) is cell:
@@ -357,12 +345,12 @@ class Runtime:
         else:
             self._drop(cell)
 
-    async def drain(self, lease: Lease | None = None, *, grace_s: float) -> None:
+    async def drain(self, tenure: Tenure | None = None, *, grace_s: float) -> None:
         """Let the tasks of a partition (or all) end or come to wait, for so long at most; then drop its actors."""
         deadline = self.clock.monotonic() + grace_s
-        for each in [lease] if lease is not None else self.owned.values():
-            self.gate.drain(each)
-        while cells := self._cells_of(lease):
+        for each in [tenure] if tenure is not None else self.partitions:
+            self.gate.forget_waiting(each)
+        while cells := self._cells_of(tenure):
             late = self.clock.monotonic() >= deadline
             for cell in cells:
                 if late or cell.resting:
@@ -370,28 +358,25 @@ class Runtime:
             if not late:
                 await self.clock.sleep(DRAIN_POLL_S)
 
-    def abandon(self, lease: Lease, *, to_blame: bool = False) -> None:
-        """A partition is somebody else's now, or may be: drop its actors at once. One of those that are at work is
+    def abandon(self, tenure: Tenure, *, to_blame: bool = False) -> None:
+        """A tenure has ended: drop its actors at once, and what waits for them. One of those that are at work is
         `to_blame` for that, if it kept the whole process from going on.
         """
-        for cell in self._cells_of(lease):
+        self.gate.forget(tenure)
+        for cell in self._cells_of(tenure):
             if to_blame and cell.busy:
                 self._fenced.add(cell.stream)
             self._drop(cell)
 
-    def _cells_of(self, lease: Lease | None) -> list[Cell]:
-        return [cell for cell in self._cells.values() if lease is None or _covers(lease, cell)]
+    def _cells_of(self, tenure: Tenure | None) -> list[Cell]:
+        return [cell for cell in self._cells.values() if tenure is None or cell.tenure is tenure]
 
     def cells(self) -> Iterable[Cell]:
         """The actors in memory."""
         return self._cells.values()
 
 
-def _covers(lease: Lease, cell: Cell) -> bool:
-    return cell.name.role == lease.role and partition_of(cell.name.key, lease.partitions) == lease.partition
-
-
-async def _always(_lease: Lease) -> bool:
+async def _always(_tenure: Tenure) -> bool:
     return True
 
 

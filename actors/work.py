@@ -126,7 +126,7 @@ class Work(Writing):
             deadline = self._own_deadline()
             body = e.TaskStarted(
                 process=self.cell.runtime.process,
-                epoch=self.cell.lease.epoch,
+                epoch=self.cell.tenure.lease.epoch,
                 role_state=(self.actor_fold.role_state or machine.initial) if machine else None,
                 deadline=deadline,
                 memory=self.actor_fold.memory,

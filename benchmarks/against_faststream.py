@@ -37,7 +37,7 @@ from bus.link import Link, pack
 from bus.redis import RedisBus
 from callboard.bootstrap import collect_rarely
 from protocols.messages import encode_message
-from protocols.ports import Lease, Route
+from protocols.ports import Lease, Route, Tenure
 
 FASTSTREAM: Final = "faststream[redis]==0.7.8"
 SIDE: Final = Path(__file__).with_name("faststream_side.py")
@@ -71,7 +71,7 @@ async def bus_rate(url: str, messages: int) -> float:
         sink.consumer = bus.consumer(namespace, sink.deliver, refuse, lambda: BATCH)
         async with sink.consumer:
             began = time.perf_counter()
-            await sink.consumer.take(Lease("worker", 0, 1))
+            await sink.consumer.take(Tenure(Lease("worker", 0, 1)))
             while sink.seen < messages or (await bus.backlog("worker"))[0]:
                 sink.came.clear()
                 await sink.came.wait() if sink.seen < messages else None

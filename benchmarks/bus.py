@@ -27,7 +27,7 @@ from bus.keys import epoch_key, stream_key
 from bus.link import Link, pack
 from bus.redis import RedisBus
 from protocols.messages import Message, part_of
-from protocols.ports import Consumer, Delivery, Lease, Route
+from protocols.ports import Consumer, Delivery, Lease, Route, Tenure
 
 ROUNDS: Final = 3
 BATCH: Final = 64
@@ -69,7 +69,7 @@ async def measure(url: str) -> Result:
         sink.consumer = bus.consumer(namespace, sink.deliver, refuse, lambda: BATCH)
         async with sink.consumer:
             for partition in range(ROUTE.partitions):
-                await sink.consumer.take(Lease("worker", partition, 1))
+                await sink.consumer.take(Tenure(Lease("worker", partition, 1)))
             rate, cpu_us = await batched(bus, sink, messages)
             ping_ms = await one_at_a_time(lambda: link.call([pack("PING")]))
             message_ms = await one_at_a_time(lambda: publish_one(bus, sink, messages[0]))

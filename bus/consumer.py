@@ -10,7 +10,7 @@ from bus.keys import stream_key
 from bus.link import Link, owned_tasks
 from bus.reader import MAX_STREAMS, Intake, Partition, Reader
 from bus.writer import Writer
-from protocols.ports import Delivery, Gap, Lease, Undecodable
+from protocols.ports import Delivery, Gap, Lease, Tenure, Undecodable
 
 LAST_SETTLEMENTS_S = 0.5
 
@@ -35,7 +35,7 @@ class RedisConsumer:
         self._writer = writer
         self._commands = commands
         self._connect = connect
-        self._taken: dict[Place, tuple[Partition, Reader]] = {}  # the last lease of each, dropped or not
+        self._taken: dict[Place, tuple[Partition, Reader]] = {}  # the last tenure of each, dropped or not
         self._readers: list[Reader] = []
         self._owned: AbstractAsyncContextManager[TaskGroup] | None = None
         self._tasks: TaskGroup | None = None
@@ -56,33 +56,39 @@ class RedisConsumer:
             await self._writer.settled()
         await self._owned.__aexit__(*exc)  # type: ignore[arg-type]
 
-    async def take(self, lease: Lease) -> None:
+    async def take(self, tenure: Tenure) -> None:
         """Begin to read a partition. Without Redis it returns too: the partition is claimed when Redis is back."""
-        former, reader = self._taken.get(place_of(lease), (None, None))
+        if not tenure.held:
+            return
+        place = place_of(tenure.lease)
+        former, reader = self._taken.get(place, (None, None))
         if former is not None:
-            if former.lease.epoch > lease.epoch or (former.lease.epoch == lease.epoch and former.reading):
+            if former.tenure is tenure or former.tenure.lease.epoch > tenure.lease.epoch:
                 return
             self._stop(former)
-        partition = Partition(lease, stream_key(self._namespace, lease, lease.partition))
+        partition = Partition(tenure, stream_key(self._namespace, tenure.lease, tenure.lease.partition))
         if reader is None:  # else the same as before: one connection sees the partition's claims and reads in order
             reader = self._reader()
-        self._taken[place_of(lease)] = partition, reader
+        self._taken[place] = partition, reader
         self._intake.streams += 1
         await reader.attach(partition)
 
-    async def drop(self, lease: Lease) -> None:
+    async def drop(self, tenure: Tenure) -> None:
         """Stop reading a partition. What was delivered may still be settled until somebody takes the partition."""
-        partition, _ = self._taken.get(place_of(lease), (None, None))
-        if partition is not None and partition.lease.epoch == lease.epoch:
+        partition = self._current(tenure)
+        if partition is not None:
             self._stop(partition)
 
     def settle(self, delivery: Delivery | Undecodable | Gap) -> None:
-        """Queue the settlement of an entry; nothing happens for a lease that is not the last one taken here."""
-        lease = delivery.lease
-        partition, _ = self._taken.get(place_of(lease), (None, None))
-        if partition is not None and partition.lease.epoch == lease.epoch:
-            partition.in_flight -= 1
+        """Queue the settlement of an entry; nothing happens in a tenure that is not the last one taken here."""
+        partition = self._current(delivery.tenure)
+        if partition is not None and delivery.tenure.entries.pop(delivery.entry, None) is not None:
             self._writer.settle(partition.stream, self._group, delivery.entry)
+
+    def _current(self, tenure: Tenure) -> Partition | None:
+        """The partition of a tenure, if it is the last one that was taken here."""
+        partition, _ = self._taken.get(place_of(tenure.lease), (None, None))
+        return partition if partition is not None and partition.tenure is tenure else None
 
     def wake(self) -> None:
         """Capacity came free: go on reading."""
@@ -103,12 +109,12 @@ class RedisConsumer:
     def _stop(self, partition: Partition) -> None:
         if partition.reading:
             self._intake.streams -= 1
-            _, reader = self._taken[place_of(partition.lease)]
+            _, reader = self._taken[place_of(partition.tenure.lease)]
             reader.detach(partition)
 
     def __repr__(self) -> str:
         reading = [partition for partition, _ in self._taken.values() if partition.reading]
-        in_flight = sum(partition.in_flight for partition in reading)
+        in_flight = sum(len(partition.tenure.entries) for partition in reading)
         held = sum(reader.held for reader in self._readers)
         return f"<RedisConsumer partitions={len(reading)} in_flight={in_flight} forgotten={self.forgotten} held={held}>"
 

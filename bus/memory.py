@@ -14,7 +14,7 @@ from bus.live import Pieces
 from protocols.errors import Busy, RedisUnavailable
 from protocols.messages import Message, decode_message, encode_message
 from protocols.names import partition_of
-from protocols.ports import Delivery, Gap, Lease, Route, RouteLookup, Undecodable
+from protocols.ports import Delivery, Gap, Lease, Route, RouteLookup, Tenure, Undecodable
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ class MemoryConsumer:
         self._undecodable = undecodable
         self._capacity = capacity
         self._gap = gap
-        self._taken: dict[Place, tuple[Lease, _Stream]] = {}  # the last lease of each, dropped or not
+        self._taken: dict[Place, tuple[Tenure, _Stream]] = {}  # the last tenure of each, dropped or not
         self._wake = asyncio.Event()
         self._owned: AbstractAsyncContextManager[TaskGroup] | None = None
 
@@ -196,63 +196,73 @@ class MemoryConsumer:
     async def __aexit__(self, *exc: object) -> None:
         assert self._owned is not None
         await self._owned.__aexit__(*exc)  # type: ignore[arg-type]
-        for lease, _ in self._taken.values():
-            await self.drop(lease)
+        for tenure, _ in self._taken.values():
+            await self.drop(tenure)
 
-    async def take(self, lease: Lease) -> None:
+    async def take(self, tenure: Tenure) -> None:
+        lease = tenure.lease
+        place = (lease.role, lease.generation, lease.partition)
         stream = self._bus._stream(lease, lease.partition)
-        if stream.epoch > lease.epoch or (stream.epoch == lease.epoch and stream.reader is self):
+        former, _ = self._taken.get(place, (None, None))
+        if not tenure.held or tenure is former or stream.epoch > lease.epoch:
             return
-        self._taken[lease.role, lease.generation, lease.partition] = lease, stream
+        self._taken[place] = tenure, stream
         stream.epoch = lease.epoch
         stream.reader = self
         stream.unread = deque(stream.entries)
         stream.seen_up_to = stream.newest
         self.wake()
 
-    async def drop(self, lease: Lease) -> None:
-        stream = self._current(lease)
+    async def drop(self, tenure: Tenure) -> None:
+        stream = self._current(tenure)
         if stream is not None and stream.reader is self:
             stream.reader = None
 
     def missing(self, stream: _Stream) -> None:
         """Messages of a stream that is read here may be missing."""
-        for lease, each in self._taken.values():
+        for tenure, each in self._taken.values():
             if each is stream:
-                self._gap(Gap(lease))
+                self._gap(Gap(tenure))
 
     def settle(self, delivery: Delivery | Undecodable | Gap) -> None:
-        stream = self._current(delivery.lease)
-        if stream is not None and stream.epoch == delivery.lease.epoch:
+        tenure = delivery.tenure
+        stream = self._current(tenure)
+        settled = stream is not None and tenure.entries.pop(delivery.entry, None) is not None
+        if stream is not None and settled and stream.epoch == tenure.lease.epoch:
             stream.entries.pop(int(delivery.entry), None)
 
     def wake(self) -> None:
         self._wake.set()
 
-    def _current(self, lease: Lease) -> _Stream | None:
-        """The stream of a lease, if it is the last one taken here."""
+    def _current(self, tenure: Tenure) -> _Stream | None:
+        """The stream of a tenure, if it is the last one that was taken here."""
+        lease = tenure.lease
         taken, stream = self._taken.get((lease.role, lease.generation, lease.partition), (None, None))
-        return stream if taken is not None and taken.epoch == lease.epoch else None
+        return stream if taken is tenure else None
 
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            for lease, stream in list(self._taken.values()):
+            for tenure, stream in list(self._taken.values()):
                 while not self._bus.away and stream.reader is self and stream.unread and self._capacity() > 0:
-                    self._hand_over(lease, stream, stream.unread.popleft())
+                    self._hand_over(tenure, stream, stream.unread.popleft())
 
-    def _hand_over(self, lease: Lease, stream: _Stream, number: int) -> None:
+    def _hand_over(self, tenure: Tenure, stream: _Stream, number: int) -> None:
         content, again = stream.entries[number]
+        name = str(number)
         if content == GAP:
-            self._gap(Gap(lease, str(number)))
+            gap = tenure.entries[name] = Gap(tenure, name)
+            self._gap(gap)
             return
         message = _decoded(content)
         if isinstance(message, str):
-            self._undecodable(Undecodable(lease.role, lease, str(number), content, message))
+            unread = tenure.entries[name] = Undecodable(tenure.lease.role, tenure, name, content, message)
+            self._undecodable(unread)
         else:
             fresh = not again and number > stream.seen_up_to
-            self._deliver(Delivery(message, lease, str(number), fresh))
+            delivery = tenure.entries[name] = Delivery(message, tenure, name, fresh)
+            self._deliver(delivery)
 
     def __repr__(self) -> str:
         reading = [stream for _, stream in self._taken.values() if stream.reader is self]

@@ -14,7 +14,7 @@ from bus import scripts
 from bus.keys import GAP
 from bus.link import LINK_ERRORS, Link, Trouble, pack
 from protocols.messages import decode_message
-from protocols.ports import Delivery, Gap, Lease, Undecodable
+from protocols.ports import Delivery, Gap, Tenure, Undecodable
 
 log = logging.getLogger(__name__)
 
@@ -28,23 +28,21 @@ UNBLOCK_AGAIN_S = 0.02
 
 @dataclass(eq=False, slots=True)
 class Partition:
-    """A partition that was taken with one lease. A later lease is another Partition."""
+    """A partition as it is read in one tenure. A later tenure is another Partition."""
 
-    lease: Lease
+    tenure: Tenure
     stream: str
     reading: bool = True  # until it is dropped, or lost to a higher epoch
     claimed: bool = False  # as far as is known, its group exists
     tried: asyncio.Event = field(default_factory=asyncio.Event)  # to claim it, or there was no connection
     last: bytes = b""  # the last entry that came here; '' before the first claim
     seen_up_to: tuple[int, int] = (0, 0)  # somebody may have seen the entries up to here
-    in_flight: int = 0
 
     def claimed_anew(self, newest: bytes) -> None:
         """The group begins at 0: all comes again, and what is there already may have been seen."""
         self.claimed = True
         self.last = b"0-0"
         self.seen_up_to = parse_entry(newest)
-        self.in_flight = 0
 
     def is_fresh(self, entry: bytes, fields: list[bytes]) -> bool:
         """Whether no process can have seen the entry: not sent again, and behind what was there at the takeover."""
@@ -113,6 +111,7 @@ class Reader:
     def detach(self, partition: Partition) -> None:
         """Deliver nothing more from this partition."""
         partition.reading = False
+        partition.tried.set()  # nobody waits for its claim any more
         if self._partitions.get(key := partition.stream.encode()) is partition:
             del self._partitions[key]
 
@@ -168,7 +167,7 @@ class Reader:
         if leftover is not None and leftover != self._client:
             await self._link.call([pack("CLIENT", "UNBLOCK", str(leftover))])
         doubtful = [partition for partition in self._partitions.values() if not partition.claimed]
-        calls = [scripts.claim(it.stream, it.lease.epoch, self._group, it.last) for it in doubtful]
+        calls = [scripts.claim(it.stream, it.tenure.lease.epoch, self._group, it.last) for it in doubtful]
         replies = await self._link.call(calls)
         for partition, reply in zip(doubtful, replies, strict=True):
             self._claimed(partition, reply)
@@ -179,14 +178,16 @@ class Reader:
             self._claim_at = loop.time() + CLAIM_AGAIN_S
 
     def _claimed(self, partition: Partition, reply: Any) -> None:
+        if not partition.reading:  # dropped meanwhile: what its claim says belongs to nobody
+            return
         if isinstance(reply, ResponseError):
             self._unclaimed.note(reply)
             return
         outcome, newest = reply
         if outcome == b"refused":
-            lease = partition.lease
+            lease = partition.tenure.lease
             log.warning("partition %s:%d: epoch %d is over", lease.role, lease.partition, lease.epoch)
-            self._intake.streams -= partition.reading
+            self._intake.streams -= 1
             self.detach(partition)
             return
         anew = bool(partition.last)  # meanwhile others may have had the same trouble to write here
@@ -197,7 +198,7 @@ class Reader:
             self._held = deque(held for held in self._held if held[0] is not partition)
             partition.claimed_anew(newest)
         if anew:
-            self._intake.gap(Gap(partition.lease))
+            self._intake.gap(Gap(partition.tenure))
 
     async def _sit_out(self) -> None:
         """Redis is away: doubt everything, wait a while, and let nobody wait for a claim meanwhile."""
@@ -265,19 +266,22 @@ class Reader:
                 self._deliver(partition, entry, fields)
 
     def _deliver(self, partition: Partition, entry: bytes, fields: list[bytes]) -> None:
-        partition.in_flight += 1
+        """Hand an entry over. From now on the tenure counts it, until it is settled."""
+        tenure, name = partition.tenure, entry.decode()
         if fields[0] == GAP.encode():
-            self._intake.gap(Gap(partition.lease, entry.decode()))
+            gap = tenure.entries[name] = Gap(tenure, name)
+            self._intake.gap(gap)
             return
         fresh = partition.is_fresh(entry, fields)
         content = fields[1] if fields[0] == b"m" else b" ".join(fields)
         try:
             message = decode_message(content)
         except (ValueError, RecursionError) as error:  # msgspec's errors and bad UTF-8 are ValueErrors
-            lease = partition.lease
-            self._intake.undecodable(Undecodable(lease.role, lease, entry.decode(), content, str(error)))
+            unread = tenure.entries[name] = Undecodable(tenure.lease.role, tenure, name, content, str(error))
+            self._intake.undecodable(unread)
         else:
-            self._intake.deliver(Delivery(message, partition.lease, entry.decode(), fresh))
+            delivery = tenure.entries[name] = Delivery(message, tenure, name, fresh)
+            self._intake.deliver(delivery)
 
 
 def parse_entry(entry: bytes) -> tuple[int, int]:

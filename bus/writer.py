@@ -114,7 +114,7 @@ class Writer:
             return
         self._away.over()
         written = len(marks) + len(messages)
-        self._gaps.clear()
+        self._gaps.difference_update(marks)  # others may have come while it was written
         self._check_written([*marks, *(stream for stream, _ in messages)], replies[:written])
         failure = self._failure_of(replies[written : len(commands)])
         self._finish(messages, {} if failure else settlements)

@@ -161,17 +161,6 @@ async def open_to(database: Database, role: str, key: str, upto: tuple[int, int]
     return [OPEN.row(record) for record in records]
 
 
-async def has_ordered(database: Database, role: str, partitions: int, number: int) -> bool:
-    """Whether messages are open, on one of a role's partitions, to actors that take them in order."""
-    found: bool = await database.fetchval(
-        "select exists (select from mailbox where role = $1 and key <> task and key_hash % $2 = $3)",
-        role,
-        partitions,
-        number,
-    )
-    return found
-
-
 async def open_from(database: Database, sender: str) -> list[OpenMessage]:
     """The open messages from an actor to actors that take them in order, in the log's order."""
     records = await database.fetch(

@@ -184,6 +184,82 @@ class Lease(Struct, frozen=True):
         return self.role, self.partition
 
 
+class TenureState(Enum):
+    """Where a tenure stands. It only moves down this list, and may end at any time.
+
+    TAKING    messages that the bus does not have come from the log; then the bus is read
+    SERVING   its actors run, and what got lost is looked for every few seconds
+    LEAVING   no task begins any more; those at work end, or come to wait
+    ENDED     nothing that belongs to it has an effect any more
+    """
+
+    TAKING = 1
+    SERVING = 2
+    LEAVING = 3
+    ENDED = 4
+
+
+class Tenure:
+    """One time that a process holds a partition: begun when it takes the partition, and ended once.
+
+    Every delivery, feed, takeover and settlement carries its tenure, and asks after each await whether it is still
+    `held`. A process that lets go of a partition and gets it back under the same epoch begins another tenure: their
+    leases are equal, the tenures are not, and nothing that was under way in the former can reach into the latter.
+
+    `entries` has what the bus delivered in this tenure and nobody has settled, by the entry's id, in the order in which
+    it came; `missing` are those of them that were not found in memory at the last look. `feeding` is held by the one
+    feed from the log that may run at a time: two at once would bring messages out of order.
+    """
+
+    __slots__ = ("entries", "feeding", "lease", "missing", "state")
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease: Final = lease
+        self.state = TenureState.TAKING
+        self.entries: dict[str, Delivery | Undecodable | Gap] = {}
+        self.missing: set[str] = set()
+        self.feeding = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        lease = self.lease
+        return f"Tenure({lease.role}:{lease.partition}@{lease.epoch} {self.state.name}, {len(self.entries)} entries)"
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Which partition: the role and the number."""
+        return self.lease.place
+
+    @property
+    def held(self) -> bool:
+        """Whether the process has the partition, as far as it knows."""
+        return self.state is not TenureState.ENDED
+
+    @property
+    def serving(self) -> bool:
+        """Whether tasks may begin, and what was lost has been found."""
+        return self.state is TenureState.SERVING
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is being given away."""
+        return self.state is TenureState.LEAVING
+
+    def serve(self) -> None:
+        """The partition was taken over. No effect on one that is leaving or has ended meanwhile."""
+        if self.state is TenureState.TAKING:
+            self.state = TenureState.SERVING
+
+    def leave(self) -> None:
+        """The partition is being given away."""
+        if self.held:
+            self.state = TenureState.LEAVING
+
+    def end(self) -> None:
+        """The partition is not this process's any more."""
+        self.state = TenureState.ENDED
+        self.entries.clear()
+
+
 class Member(Struct, frozen=True):
     """A process that serves a role, as anybody sees it."""
 
@@ -258,7 +334,7 @@ class Delivery(Struct, frozen=True):
     """A message that came over the bus. `fresh`: no process can have seen it before."""
 
     message: Message
-    lease: Lease
+    tenure: Tenure
     entry: str  # its id on the bus
     fresh: bool
 
@@ -267,7 +343,7 @@ class Undecodable(Struct, frozen=True):
     """An entry that is not a message."""
 
     role: str
-    lease: Lease
+    tenure: Tenure
     entry: str
     content: bytes
     reason: str
@@ -279,7 +355,7 @@ class Gap(Struct, frozen=True):
     So it is after the bus was away or had forgotten, and where somebody's message could not be written.
     """
 
-    lease: Lease
+    tenure: Tenure
     entry: str = ""  # to be settled when they have been found, if it isn't empty
 
 
@@ -296,16 +372,20 @@ class Consumer(Protocol):
         """How often the bus lost a partition while it was read here; each time `gap` is told."""
         ...
 
-    async def take(self, lease: Lease) -> None:
-        """Begin to read a partition: what is unsettled on it comes first, in order, and is not fresh."""
+    async def take(self, tenure: Tenure) -> None:
+        """Begin to read a partition: what is unsettled on it comes first, in order, and is not fresh.
+
+        Taken again in a later tenure, also of the same epoch, it is read from the beginning again. A tenure that has
+        ended is not taken.
+        """
         ...
 
-    async def drop(self, lease: Lease) -> None:
+    async def drop(self, tenure: Tenure) -> None:
         """Stop reading a partition; unsettled entries stay for the next owner."""
         ...
 
     def settle(self, delivery: Delivery | Undecodable | Gap) -> None:
-        """Take an entry off the bus, soon and together with others. A former owner's call has no effect."""
+        """Take an entry off the bus, soon and together with others. No effect in a tenure that is not the last."""
         ...
 
     def wake(self) -> None:

@@ -10,7 +10,7 @@ import anyio
 from protocols.errors import Busy
 from protocols.messages import Message, part_of
 from protocols.names import partition_of
-from protocols.ports import Bus, Consumer, Delivery, Gap, Lease, Undecodable
+from protocols.ports import Bus, Consumer, Delivery, Gap, Lease, Tenure, Undecodable
 from tests.conftest import DEADLINE_S
 
 _numbers = count(1)
@@ -78,6 +78,7 @@ class Owner:
     """A process that notes what is delivered to it; `settles` at once what it is told to."""
 
     def __init__(self, bus: Bus, *, slots: int = 1000, settles: Callable[[Delivery], bool] = lambda _: False) -> None:
+        self.tenures: dict[Lease, Tenure] = {}  # the last of each lease
         self.deliveries: list[Delivery] = []
         self.undecodable: list[Undecodable] = []
         self.seen: list[str] = []  # the ids of what was delivered, and "gap" for each gap, in order
@@ -105,6 +106,15 @@ class Owner:
         if gap.entry:
             self.consumer.settle(gap)
 
+    async def take(self, lease: Lease) -> None:
+        """Take a partition, in a tenure of its own."""
+        tenure = self.tenures[lease] = Tenure(lease)
+        await self.consumer.take(tenure)
+
+    async def drop(self, lease: Lease) -> None:
+        """Stop reading a partition that was taken with this lease."""
+        await self.consumer.drop(self.tenures[lease])
+
     def settle(self, *deliveries: Delivery | Undecodable) -> None:
         for delivery in deliveries:
             self.consumer.settle(delivery)
@@ -124,7 +134,7 @@ async def owner(
     it = Owner(bus, slots=slots, settles=settles)
     async with it.consumer:
         for lease in leases:
-            await it.consumer.take(lease)
+            await it.take(lease)
         yield it
 
 

@@ -63,7 +63,7 @@ class Running:
 
     def owned(self) -> int:
         """How many partitions it has taken over."""
-        return len(self.host._serving)
+        return len(self.host.runtime.partitions.serving)
 
 
 class Stage:

@@ -34,7 +34,7 @@ from protocols.codec import body_of, new_event, sent_messages
 from protocols.errors import TaskCanceled, TaskFailed
 from protocols.messages import Kind, Message, part_of
 from protocols.names import event_id, message_id, new_id, role_of, run_stream
-from protocols.ports import ANY, Lease, Undecodable
+from protocols.ports import ANY, Lease, Tenure, Undecodable
 from protocols.states import RUNNING
 
 WITHIN_S: Final = 30.0  # real seconds, for what takes none: only what is stuck takes longer
@@ -341,19 +341,19 @@ class Play:
         consumer = self.bus.consumer(runtime.process, runtime.deliver, self.undecodable.append, runtime.gate.capacity)
         await self._process.enter_async_context(consumer)
         runtime.on_settle, runtime.on_capacity = consumer.settle, consumer.wake
+        tenures: dict[str, Tenure] = {}
         for role in self._definitions:
-            lease = Lease(role, 0, self._epoch, partitions=1, clean=clean)
-            runtime.own(lease)
+            tenure = tenures[role] = runtime.partitions.begin(Lease(role, 0, self._epoch, partitions=1, clean=clean))
             on_bus = await self.bus.waiting(role, 0)
             lost = [m for m in self._open() if m.role == role and m.due_at is None and m.id not in on_bus]
             self.bus.publish(lost, again=True)
-            await consumer.take(lease)
-            runtime.serving.add((role, 0))
+            await consumer.take(tenure)
+            tenure.serve()
         self._add_timers()
         for stream in dict.fromkeys(it.stream for it in self.log if role_of(it.stream) in self._definitions):
             actor = fold(self._events(stream))
             if actor.at_work and actor.state in RUNNING:
-                runtime.activate(stream, runtime.owned[role_of(stream), 0])
+                runtime.activate(stream, tenures[role_of(stream)])
 
 
 @asynccontextmanager

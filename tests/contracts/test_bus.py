@@ -21,7 +21,7 @@ from bus.redis import RedisBus
 from protocols.errors import Busy, RedisUnavailable
 from protocols.messages import MAX_INLINE_BYTES
 from protocols.names import partition_of
-from protocols.ports import Bus, Lease, Route
+from protocols.ports import Bus, Lease, Route, Tenure
 from tests.bus_kit import (
     Owner,
     always,
@@ -118,7 +118,7 @@ async def test_messages_come_in_the_order_of_their_partition(world: World) -> No
         await it.has(500)
         for lease in leases:
             sent = [m.id for m in messages if partition_of(m.key, PARTITIONS) == lease.partition]
-            assert [d.message.id for d in it.deliveries if d.lease == lease] == sent
+            assert [d.message.id for d in it.deliveries if d.tenure.lease == lease] == sent
 
 
 async def test_a_message_arrives_as_it_was_sent(world: World) -> None:
@@ -127,7 +127,7 @@ async def test_a_message_arrives_as_it_was_sent(world: World) -> None:
         world.other.publish([sent])
         await it.has(1)
         assert it.deliveries[0].message == sent
-        assert it.deliveries[0].lease == FIRST
+        assert it.deliveries[0].tenure.lease == FIRST
 
 
 async def test_a_large_message_comes_without_its_parts(world: World) -> None:
@@ -192,7 +192,7 @@ async def test_what_is_no_message_is_handed_over_as_it_is_and_can_be_settled(wor
         await it.has(2)
         assert it.ids == [before.id, after.id]
         (culprit,) = it.undecodable
-        assert (culprit.role, culprit.lease, culprit.content) == ("writer", FIRST, content)
+        assert (culprit.role, culprit.tenure.lease, culprit.content) == ("writer", FIRST, content)
         assert culprit.reason
         assert await world.bus.waiting("writer", 0) == {before.id, after.id}
         it.settle(culprit, *it.deliveries)
@@ -240,7 +240,7 @@ async def test_a_former_owner_settles_nothing(world: World) -> None:
             await it.has(1)
             stalled.settle(*stalled.deliveries)
             other_key = key_on(1, PARTITIONS)  # the same process settles elsewhere, after that
-            await stalled.consumer.take(Lease("writer", 1, 1))
+            await stalled.take(Lease("writer", 1, 1))
             world.bus.publish([message(other_key)])
             await stalled.has(2)
             stalled.settle(stalled.deliveries[1])
@@ -261,8 +261,8 @@ async def test_a_delivery_of_a_former_lease_settles_nothing_in_the_same_process(
     async with owner(world.bus, FIRST) as it:
         world.bus.publish([message(ON_0)])
         await it.has(1)
-        await it.consumer.drop(FIRST)
-        await it.consumer.take(SECOND)
+        await it.drop(FIRST)
+        await it.take(SECOND)
         await it.has(2)
         assert it.ids == [it.ids[0]] * 2
         it.settle(it.deliveries[0])
@@ -294,14 +294,53 @@ async def test_a_lower_epoch_can_not_take_a_partition(world: World) -> None:
         assert late.deliveries == []
 
 
-async def test_taking_again_with_the_same_lease_repeats_nothing(world: World) -> None:
+async def test_taking_again_in_the_same_tenure_repeats_nothing(world: World) -> None:
     async with owner(world.bus, FIRST) as it:
         world.bus.publish([message(ON_0)])
         await it.has(1)
-        await it.consumer.take(FIRST)
+        await it.consumer.take(it.tenures[FIRST])
         world.bus.publish([message(ON_0)])
         await it.has(2)
         assert len(set(it.ids)) == 2
+
+
+async def test_a_later_tenure_of_the_same_lease_begins_with_all_that_is_unsettled(world: World) -> None:
+    async with owner(world.bus, FIRST) as it:
+        world.bus.publish([message(ON_0), message(ON_0)])
+        await it.has(2)
+        former = it.deliveries[0]
+        former.tenure.end()
+        await it.take(FIRST)
+        await it.has(4)
+        assert it.ids[:2] == it.ids[2:]
+        assert not any(delivery.fresh for delivery in it.deliveries[2:])
+        assert {delivery.tenure for delivery in it.deliveries[2:]} == {it.tenures[FIRST]}
+        it.settle(former)  # of the former tenure: it has no effect
+        it.settle(it.deliveries[3])
+        await waiting_becomes(world.bus, {former.message.id})
+
+
+async def test_a_tenure_that_has_ended_is_not_taken(world: World) -> None:
+    async with owner(world.bus) as it:
+        world.bus.publish([message(ON_0)])
+        ended = Tenure(FIRST)
+        ended.end()
+        await it.consumer.take(ended)
+        await it.take(Lease("writer", 1, 1))
+        world.bus.publish([message(key_on(1, PARTITIONS))])
+        await it.has(1)
+        assert {delivery.tenure.lease.partition for delivery in it.deliveries} == {1}
+
+
+async def test_a_tenure_counts_what_came_and_is_not_settled(world: World) -> None:
+    async with owner(world.bus, FIRST) as it:
+        world.bus.publish([message(ON_0) for _ in range(3)])
+        await it.has(3)
+        tenure = it.tenures[FIRST]
+        assert list(tenure.entries.values()) == it.deliveries
+        it.settle(it.deliveries[1], it.deliveries[1])
+        assert list(tenure.entries.values()) == [it.deliveries[0], it.deliveries[2]]
+        await backlog_becomes(world.bus, 2)
 
 
 async def test_a_dropped_partition_delivers_nothing_more_and_the_rest_goes_to_the_next_owner(world: World) -> None:
@@ -309,12 +348,12 @@ async def test_a_dropped_partition_delivers_nothing_more_and_the_rest_goes_to_th
     async with owner(world.bus, *leases) as former:
         world.bus.publish([message(ON_0) for _ in range(3)])
         await former.has(3)
-        await former.consumer.drop(FIRST)
+        await former.drop(FIRST)
         former.settle(former.deliveries[0])  # nobody has taken the partition yet: this counts
         world.bus.publish([message(ON_0) for _ in range(3)])
         world.bus.publish([message(key_on(1, PARTITIONS))])
         await former.has(4)
-        assert [delivery.lease.partition for delivery in former.deliveries] == [0, 0, 0, 1]
+        assert [delivery.tenure.lease.partition for delivery in former.deliveries] == [0, 0, 0, 1]
         await backlog_becomes(world.bus, 6)
         async with owner(world.other, SECOND) as it:
             await it.has(5)
@@ -328,7 +367,7 @@ async def test_a_partition_taken_while_a_read_is_blocked_is_read_at_once(world: 
         await it.has(1)  # now it waits for more
         world.bus.publish([message(key_on(1, PARTITIONS))])
         with anyio.fail_after(DEADLINE_S):
-            await it.consumer.take(Lease("writer", 1, 1))
+            await it.take(Lease("writer", 1, 1))
             await it.has(2)
 
 
@@ -347,12 +386,12 @@ async def test_a_lease_is_read_in_its_own_generation_and_messages_go_to_the_newe
         await world.bus.flush()
         assert await world.bus.backlog("writer") == {0: 1, 1: 0}
         assert await world.bus.waiting("writer", 0) == {new.id}
-        await it.consumer.take(SECOND)  # of the former generation, still
+        await it.take(SECOND)  # of the former generation, still
         await it.has(2)
         assert it.ids == [old.id, old.id]
-        await it.consumer.take(IN_FEWER)  # a lower epoch, and another partition with the same number
+        await it.take(IN_FEWER)  # a lower epoch, and another partition with the same number
         await it.has(3)
-        assert it.deliveries[2].lease == IN_FEWER
+        assert it.deliveries[2].tenure.lease == IN_FEWER
         it.settle(it.deliveries[2])
         await backlog_becomes(world.bus, 0)
         assert "partitions=2 in_flight=1" in repr(it.consumer)
@@ -363,7 +402,7 @@ async def test_a_forgotten_generation_has_neither_messages_nor_epochs(world: Wor
     await world.bus.flush()
     async with owner(world.bus, SECOND) as it:
         await it.has(1)
-        await it.consumer.drop(SECOND)
+        await it.drop(SECOND)
         world.routes["writer"] = FEWER
         kept = message(key_on(0, FEWER.partitions))
         world.bus.publish([kept])
@@ -441,7 +480,7 @@ async def test_what_is_held_back_when_a_partition_moves_comes_to_its_next_owner_
         world.bus.publish(messages)
         await former.has(1)
         for lease in leases:
-            await former.consumer.drop(lease)
+            await former.drop(lease)
         former.slots = 10
         former.consumer.wake()
         async with owner(world.other, *(Lease("writer", partition, 2) for partition in range(PARTITIONS))) as it:
@@ -514,7 +553,7 @@ async def test_an_error_in_deliver_ends_the_block(world: World) -> None:
     consumer = world.bus.consumer("p", deliver, deliver, lambda: 1)
     with pytest.raises(LookupError, match="mine"):  # noqa: PT012
         async with consumer:
-            await consumer.take(FIRST)
+            await consumer.take(Tenure(FIRST))
             world.bus.publish([message(ON_0)])
             await anyio.sleep_forever()
 
@@ -684,9 +723,10 @@ async def test_after_any_history_the_next_owner_gets_what_is_unsettled_in_order(
                     epoch += 1
                     holder, lease = owners[number], Lease("writer", 0, epoch)
                     holder.deliveries.clear()
-                    await holder.consumer.take(lease)
+                    await holder.take(lease)
                 elif operation == "drop":
-                    await owners[number].consumer.drop(lease)
+                    if lease in owners[number].tenures:
+                        await owners[number].drop(lease)
                     holder = None if holder is owners[number] else holder
                 elif holder is not None and unsettled:
                     await eventually(partial(has_delivered, holder, unsettled))

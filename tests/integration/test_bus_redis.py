@@ -100,7 +100,7 @@ async def test_a_loss_on_one_partition_repeats_nothing_of_another(server: Server
         await it.has(2)
         await server.do("XGROUP", "DESTROY", STREAM, it.process)
         await it.has(3)
-        assert it.deliveries[2].lease == FIRST
+        assert it.deliveries[2].tenure.lease == FIRST
         bus.publish([message(key_on(1, 2))])
         await it.has(4)
         assert it.consumer.forgotten == 1
@@ -127,7 +127,7 @@ async def test_an_owner_whose_group_is_gone_gives_way_to_a_higher_epoch(server: 
         await eventually(lambda: "partitions=1" in repr(it.consumer))
         bus.publish([message(ON_0), message(key_on(1, 2))])
         await it.has(1)
-        assert it.deliveries[0].lease.partition == 1
+        assert it.deliveries[0].tenure.lease.partition == 1
         assert await backlog(bus) == 2
 
 
@@ -138,7 +138,7 @@ async def test_forgotten_scripts_hurt_nobody(server: Server, bus: RedisBus) -> N
             bus.publish([message(ON_0)])
             await it.has(expected)
             await backlog_becomes(bus, 0)
-            await it.consumer.take(Lease("writer", 0, 1 + expected))
+            await it.take(Lease("writer", 0, 1 + expected))
 
 
 @pytest.mark.parametrize("loss", [("XTRIM", STREAM, "MAXLEN", "0"), ("FLUSHALL",)], ids=lambda loss: loss[0])
@@ -236,7 +236,7 @@ async def test_all_goes_on_after_redis_died_and_came_back_empty(server: Server, 
         bus.publish([lost])
         with anyio.fail_after(DEADLINE_S):
             await bus.flush()  # it is dropped, not waited for
-            await it.consumer.take(Lease("writer", 1, 1))
+            await it.take(Lease("writer", 1, 1))
         with pytest.raises(RedisUnavailable):
             await bus.backlog("writer")
         await server.start()
@@ -244,7 +244,7 @@ async def test_all_goes_on_after_redis_died_and_came_back_empty(server: Server, 
         await publish_until_there(bus, lost)
         await publish_until_there(bus, message(key_on(0, 2)))
         bus.publish([message(key_on(1, 2))])
-        await eventually(lambda: {delivery.lease.partition for delivery in it.deliveries} == {0, 1})
+        await eventually(lambda: {delivery.tenure.lease.partition for delivery in it.deliveries} == {0, 1})
         await eventually(lambda: lost.id in it.ids)
 
 
@@ -306,13 +306,13 @@ async def test_out_of_memory_messages_are_dropped_and_settling_goes_on(server: S
         await server.do("CONFIG", "SET", "maxmemory", "1")
         bus.publish([message(ON_0) for _ in range(5)])
         await bus.flush()
-        await it.consumer.take(Lease("writer", 1, 1))  # it can't be claimed yet
+        await it.take(Lease("writer", 1, 1))  # it can't be claimed yet
         it.settle(*it.deliveries)
         await backlog_becomes(bus, 0)
         await server.do("CONFIG", "SET", "maxmemory", "0")
         bus.publish([message(ON_0), message(key_on(1, 2))])
         await it.has(12)
-        assert {delivery.lease.partition for delivery in it.deliveries[10:]} == {0, 1}
+        assert {delivery.tenure.lease.partition for delivery in it.deliveries[10:]} == {0, 1}
 
 
 async def test_what_was_refused_is_told_before_anything_that_is_published_later(server: Server, bus: RedisBus) -> None:
@@ -495,17 +495,17 @@ async def test_what_was_held_back_while_its_group_got_lost_comes_once(
         it.slots = 1
         it.consumer.wake()
         await it.has(1)  # both are read, one is held back
-        delivered = it.deliveries[0].lease.partition
+        delivered = it.deliveries[0].tenure.lease.partition
         await server.do("XGROUP", "DESTROY", stream_key("test", ROUTE, 1 - delivered), it.process)
         proxy.loses_reply_to = b"XREVRANGE"
-        await it.consumer.take(Lease("writer", delivered, 2))  # its claim is lost: all is claimed again
+        await it.take(Lease("writer", delivered, 2))  # its claim is lost: all is claimed again
         await eventually(lambda: it.consumer.forgotten == 1)
         it.deliveries.clear()
         it.slots = 10
         it.consumer.wake()
         bus.publish([message(key_on(1 - delivered, 2))])
         await it.has(3)
-        assert [delivery.lease.partition for delivery in it.deliveries].count(1 - delivered) == 2
+        assert [delivery.tenure.lease.partition for delivery in it.deliveries].count(1 - delivered) == 2
         assert len(set(it.ids)) == 3
 
 

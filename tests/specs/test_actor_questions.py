@@ -9,7 +9,7 @@ from callboard import Actor, Context, Handoff, Struct
 from callboard.testing import event, spec
 from protocols import events as e
 from protocols.errors import BadName, StepInputChanged, TaskCanceled, TaskFailed, UnknownRole, UnknownTopic
-from protocols.ports import Delivery, Lease
+from protocols.ports import Delivery
 from tests.actor_kit import Echo, actor, bodies, log_of, result_of, up_to, worker
 
 
@@ -189,7 +189,8 @@ async def test_what_is_large_goes_by_reference_also_if_it_comes_whole() -> None:
         sent = await play.when("waiter", None)
         late = await play.send(sent.actor, "x" * 20_000, kind="feedback", task=sent.task)
         play.bus.lose()
-        play.runtime.deliver(Delivery(await play.store.message(late.message), Lease("waiter", 0, 1), "", fresh=False))
+        (tenure,) = play.runtime.partitions
+        play.runtime.deliver(Delivery(await play.store.message(late.message), tenure, "", fresh=False))
         await play.quiet()
         (received,) = bodies(play.log, e.MessageReceived)
         assert received.content == e.Stored(message=late.message)

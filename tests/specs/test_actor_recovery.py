@@ -232,7 +232,8 @@ async def test_a_former_owner_writes_nothing_behind_a_takeover() -> None:
         await play.until("task.started")
         resumed = e.TaskResumed(process="other", epoch=2, attempt=2, reason="takeover")
         await play.store.append(sent.actor, [new_event(resumed, e.Meta(run=sent.run, task=sent.task))], ANY)
-        play.runtime.owned.clear()  # as the host does when the lease is gone
+        for tenure in play.runtime.partitions:
+            play.runtime.partitions.end(tenure)  # as the host does when the lease is gone
         release.set()
         await play.quiet()
         assert play.types("worker") == ["task.started", "task.resumed"]

@@ -31,7 +31,6 @@ async def test_a_claimed_message_that_comes_again_resumes_the_task_that_was_lost
         await asyncio.wait_for(running.wait(), 5)
         former = play.runtime
         await play.kill()
-        lease = Lease("worker", 0, epoch=2)
         async with Runtime(
             play.store,
             play.bus,
@@ -42,8 +41,8 @@ async def test_a_claimed_message_that_comes_again_resumes_the_task_that_was_lost
             throttle=former.throttle,
             answers=former.answers,
         ) as runtime:
-            runtime.owned["worker", 0] = lease
-            runtime.deliver(Delivery(await play.store.message(sent.message), lease, entry="7", fresh=False))
+            tenure = runtime.partitions.begin(Lease("worker", 0, epoch=2, partitions=1))
+            runtime.deliver(Delivery(await play.store.message(sent.message), tenure, entry="7", fresh=False))
             await play.until(e.TaskCompleted.TYPE)
         [resumed] = bodies(play.log, e.TaskResumed)
         assert (resumed.attempt, resumed.epoch, resumed.process) == (2, 2, "test-2")
