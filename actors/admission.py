@@ -45,8 +45,8 @@ class Admission:
         return any(each.message.id == message for each in self._actors.get(stream, ()))
 
     def offer(self, delivery: Delivery, *, woken: bool = False) -> Delivery | None:
-        """A message that has to wait for its turn. One that waits already changes nothing but its entry on the bus:
-        gives what it was delivered with before, whose entry is to be settled.
+        """A message that has to wait for its turn. Gives a delivery whose entry is to be settled: where the message
+        waits here already, the later of the two.
         """
         message = delivery.message
         waiting = self._actors.get(message.to)
@@ -60,10 +60,9 @@ class Admission:
             return None
         for place, each in enumerate(waiting):
             if each.message.id == message.id:
-                if not delivery.entry or delivery.entry == each.entry:
-                    return None
-                waiting[place] = replace(each, entry=delivery.entry)
-                return each
+                if not each.entry:
+                    waiting[place] = replace(each, entry=delivery.entry)
+                return delivery if delivery.entry and each.entry not in ("", delivery.entry) else None
         waiting.append(self._slim(delivery))
         self.waiting += 1
         return None

@@ -164,14 +164,16 @@ class Cell:
     # -- messages --------------------------------------------------------------------------------------------------
 
     def offer(self, delivery: Delivery) -> None:
-        """A message came. One that is here already changes nothing, but that there is one more entry to settle."""
+        """A message came. One that is here already changes nothing, but that there is one more entry to settle: the
+        later one, so that what stays on the bus is in the order in which it was sent.
+        """
         message = delivery.message
         held = self._held.get(message.id)
         if held is not None:
-            if delivery.entry and delivery.entry != held.entry:
-                if held.entry:
-                    self.runtime.settle(held)
+            if not held.entry:
                 self._held[message.id] = delivery
+            elif delivery.entry != held.entry:
+                self.runtime.settle(delivery)
             return
         self._held[message.id] = delivery
         if self.fold is None:
@@ -200,7 +202,8 @@ class Cell:
 
     def _enqueue(self, delivery: Delivery) -> None:
         message = delivery.message
-        bare = replace(delivery, message=replace(message, parts=None))
+        held = self._held[message.id]  # it may have come over the bus, too, while the actor was loaded
+        bare = replace(held, message=replace(message, parts=None))
         self._held[message.id] = bare
         if self._queue is None:
             self._queue = OrderedDict()

@@ -31,7 +31,7 @@ class Gate:
         self._gaps: Counter[Tenure] = Counter()  # where messages are missing
         self._behind: dict[Tenure, list[Delivery]] = {}  # of those, what has to come behind, in order
         self._held_back: dict[str, list[Delivery]] = {}  # by actor, while a suspect runs alone
-        self._reloading: dict[str, tuple[Tenure, list[Delivery]]] = {}  # by actor, what comes behind what it had
+        self._reloading: dict[str, tuple[Tenure, list[Delivery]]] = {}  # by actor, what is for it
         self._fills = False  # soon
         self.quarantine = Quarantine(clock, self._others_at_work, self.open)
         self.admission = Admission(self._role_has_room, self._run_has_room)
@@ -88,9 +88,9 @@ class Gate:
         return not tenure.held or (tenure.leaving and (opens or not self._runtime.hosts(message.to)))
 
     def _wait(self, delivery: Delivery, *, woken: bool = False) -> None:
-        former = self.admission.offer(delivery, woken=woken)
-        if former is not None:
-            self._runtime.settle(former)
+        twice = self.admission.offer(delivery, woken=woken)
+        if twice is not None:
+            self._runtime.settle(twice)
 
     def fill_soon(self) -> None:
         """Let in what waits, when whoever gave a slot back is done."""
@@ -122,13 +122,14 @@ class Gate:
         for delivery in self._held_back.pop(cell.stream, []):
             self.let_in(delivery)
 
-    def hold(self, stream: str, tenure: Tenure) -> None:
-        """An actor is about to be loaded again: what comes for it meanwhile is kept, until `release`."""
+    def hold(self, stream: str, tenure: Tenure, held: Sequence[Delivery]) -> None:
+        """An actor is about to be loaded again: what it had, and what comes meanwhile, is kept until `release`."""
         waiting = self.admission.pull(stream) if stream in self.admission else []
-        self._reloading.setdefault(stream, (tenure, []))[1].extend(waiting)
+        _, former = self._reloading.get(stream, (tenure, []))
+        self._reloading[stream] = tenure, [*former, *held, *waiting]
 
     def release(self, stream: str, tenure: Tenure) -> list[Delivery]:
-        """What came for an actor since `hold`, in order."""
+        """What is kept for an actor since `hold`, in order."""
         if stream not in self._reloading or self._reloading[stream][0] is not tenure:
             return []
         return self._reloading.pop(stream)[1]

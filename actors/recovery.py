@@ -117,16 +117,18 @@ class Recovery:
                 await self._feed(role, short, in_transit=in_transit)
 
     async def _feed(self, role: str, tenures: Sequence[Tenure], *, in_transit: timedelta | None) -> None:
-        """Deliver the open messages that the bus doesn't have, in the log's order, but for those that are so young
-        that they may be on their way. The caller has the tenures' `feeding`.
+        """Deliver the open messages that the bus doesn't have, or has in another order than the log, in the log's
+        order; but for those that are so young that they may be on their way. The caller has the tenures' `feeding`.
         """
         there = {tenure.lease.partition: tenure for tenure in tenures}
         count = tenures[0].lease.partitions
         latest = None if in_transit is None else self._runtime.clock.now() - in_transit
+        on_bus = {number: Order(await self._on_bus(role, number)) for number in there}
         lost = 0
         last_lost: dict[str, tuple[int, int]] = {}  # by the keys of actors that take their messages in order
-        async for row in self._lost(role, tenures):
-            if latest is not None and row.opened_at > latest:
+        async for row in self._open(role, tenures):
+            fits = on_bus[row.key_hash % count].fits(row)
+            if fits or (latest is not None and row.opened_at > latest):
                 continue
             if self._runtime.holds(row.id, actor_stream(role, row.key)):
                 continue
@@ -140,19 +142,15 @@ class Recovery:
                 if not self._runtime.holds(row.id, actor_stream(role, key)):
                     await self._deliver(row, there[row.key_hash % count])
         if lost:
-            log.info("%s: %d messages came from the log, which the bus did not have", role, lost)
+            log.info("%s: %d messages came from the log, which the bus did not have in their place", role, lost)
 
-    async def _lost(self, role: str, tenures: Sequence[Tenure]) -> AsyncIterator[OpenMessage]:
-        """The open messages of some partitions that are not on the bus."""
+    async def _open(self, role: str, tenures: Sequence[Tenure]) -> AsyncIterator[OpenMessage]:
+        """The open messages of some partitions, in the log's order."""
         count, numbers = tenures[0].lease.partitions, [tenure.lease.partition for tenure in tenures]
-        on_bus: set[str] = set()
-        for partition in numbers:
-            on_bus |= await self._on_bus(role, partition)
         after = (0, 0)
         while page := await self._tables.open_messages(role, count, numbers, after=after, limit=PAGE):
             for row in page:
-                if row.id not in on_bus:
-                    yield row
+                yield row
             if not any(tenure.held for tenure in tenures):
                 return
             after = (page[-1].position, page[-1].place)
@@ -185,11 +183,11 @@ class Recovery:
         self._exact[role] = now + EXACT_EVERY_S + on_bus / MESSAGES_A_S
         return True
 
-    async def _on_bus(self, role: str, partition: int) -> set[str]:
+    async def _on_bus(self, role: str, partition: int) -> Sequence[str]:
         try:
             return await self._runtime.bus.waiting(role, partition)
         except RedisUnavailable:
-            return set()
+            return ()
 
     async def _deliver(self, row: OpenMessage, tenure: Tenure) -> None:
         while tenure.held and not self._runtime.gate.room:
@@ -212,3 +210,28 @@ class Recovery:
         by_number = {tenure.lease.partition: tenure for tenure in tenures}
         for row in await self._tables.at_work(role, count, list(by_number)):
             self._runtime.activate(actor_stream(role, row.key), by_number[row.key_hash % count])
+
+
+class Order:
+    """The messages on a partition of the bus, and whether each is there in its place: a sender that publishes again
+    what it is not sure of puts it behind what came later.
+    """
+
+    def __init__(self, on_bus: Sequence[str]) -> None:
+        self._places: dict[str, int] = {}
+        for place, message in enumerate(on_bus):
+            self._places.setdefault(message, place)  # the first of several counts: the others are settled
+        self._last: dict[str, int] = {}  # the place of the last message asked for, by key
+
+    def fits(self, row: OpenMessage) -> bool:
+        """Whether a message is there, and behind those to the same actor that were sent before. Asked for in the log's
+        order.
+        """
+        place = self._places.get(row.id)
+        if place is None:
+            return False
+        if row.key == row.task:  # an actor of one task needs no order
+            return True
+        in_place = place > self._last.get(row.key, -1)
+        self._last[row.key] = max(place, self._last.get(row.key, -1))
+        return in_place

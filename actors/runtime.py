@@ -282,18 +282,18 @@ class Runtime:
         """A cell can't go on: if its partition is still this process's, its messages go to a new one."""
         self._cells.pop(cell.stream, None)
         if cell.tenure.held:
-            self.gate.hold(cell.stream, cell.tenure)
-            self.spawn(self._reload(cell.stream, cell.tenure, held, error))
+            self.gate.hold(cell.stream, cell.tenure, held)
+            self.spawn(self._reload(cell.stream, cell.tenure, error))
 
-    async def _reload(self, stream: str, tenure: Tenure, held: Sequence[Delivery], error: BaseException) -> None:
+    async def _reload(self, stream: str, tenure: Tenure, error: BaseException) -> None:
         ours = isinstance(error, StoreUnavailable) or await self.confirm(tenure)
-        later = self.gate.release(stream, tenure)
+        kept = self.gate.release(stream, tenure)
         if not (ours and tenure.held):
             return
         self.activate(stream, tenure)
         if isinstance(error, BadEvent):
             self._cells[stream].refusal = error
-        for delivery in (*held, *later):
+        for delivery in kept:
             self._cells[stream].offer(Delivery(delivery.message, tenure, delivery.entry, fresh=False))
 
     def _drop(self, cell: Cell) -> None:

@@ -107,13 +107,13 @@ class MemoryBus:
             return {}
         return {partition: len(self._stream(route, partition).entries) for partition in range(route.partitions)}
 
-    async def waiting(self, role: str, partition: int) -> set[str]:
+    async def waiting(self, role: str, partition: int) -> list[str]:
         """Raises RedisUnavailable."""
         route = self._there(role)
         if route is None:
-            return set()
+            return []
         contents = [_decoded(content) for content, _ in self._stream(route, partition).entries.values()]
-        return {message.id for message in contents if isinstance(message, Message)} - {""}
+        return [message.id for message in contents if isinstance(message, Message) and message.id]
 
     async def forget(self, route: Route) -> None:
         """Raises RedisUnavailable."""

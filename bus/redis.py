@@ -123,19 +123,19 @@ class RedisBus:
         streams = [stream_key(self._namespace, route, partition) for partition in range(route.partitions)]
         return dict(enumerate(await self._call([pack("XLEN", stream) for stream in streams])))
 
-    async def waiting(self, role: str, partition: int) -> set[str]:
+    async def waiting(self, role: str, partition: int) -> list[str]:
         """Ids of the messages on a partition; empty for an unknown role. Raises RedisUnavailable."""
-        found: set[str] = set()
+        found: list[str] = []
         route = self._routes(role)
         start = "-"
         while route is not None:
             stream = stream_key(self._namespace, route, partition)
             (entries,) = await self._call([pack("XRANGE", stream, start, "+", "COUNT", str(PAGE))])
-            found.update(_id_of(fields) for _, fields in entries)
+            found.extend(filter(None, (_id_of(fields) for _, fields in entries)))
             if len(entries) < PAGE:
                 break
             start = f"({entries[-1][0].decode()}"
-        return found - {""}
+        return found
 
     async def forget(self, route: Route) -> None:
         """Delete the partitions of a former generation. Raises RedisUnavailable."""

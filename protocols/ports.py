@@ -436,8 +436,8 @@ class Bus(Protocol):
         """The number of unsettled entries of each partition of a role."""
         ...
 
-    async def waiting(self, role: str, partition: int) -> set[str]:
-        """The ids of the messages that are unsettled on a partition."""
+    async def waiting(self, role: str, partition: int) -> list[str]:
+        """The ids of the messages that are unsettled on a partition, in its order; one that is there twice twice."""
         ...
 
     async def forget(self, route: Route) -> None:

@@ -58,7 +58,7 @@ async def backlog_becomes(bus: Bus, expected: int) -> None:
 async def waiting_becomes(bus: Bus, expected: set[str]) -> None:
     """Return when these messages are what is unsettled on the role's partition 0; fails after the deadline."""
     with anyio.fail_after(DEADLINE_S):
-        while await bus.waiting("writer", 0) != expected:  # noqa: ASYNC110
+        while set(await bus.waiting("writer", 0)) != expected:  # noqa: ASYNC110
             await anyio.sleep(0.001)
 
 
