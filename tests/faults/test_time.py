@@ -31,6 +31,29 @@ async def test_a_process_that_stood_still_past_its_lease_has_no_effect_on_what_o
         await it.prove(Allowed(stalled=True))
 
 
+async def test_a_process_that_stands_still_again_and_again_keeps_the_order_of_its_actors(
+    stage: OpenStage, long: bool
+) -> None:
+    """Each stop is shorter than the lease, which nobody else can take: all that it may lose is its own place."""
+    async with stage("SIGSTOP again and again", lease_s=SHORT_LEASE_S) as it:
+        only = it.troupe.start("only")
+        await it.serves()
+        times = 30 if long else 6
+        it.troupe.meanwhile(it.load, 30 * times, 0.5 * times)
+        await rest.becomes(lambda: it.has_sent(20))
+        for number in range(times):
+            only.signal(signal.SIGSTOP)
+            it.counted["processes stopped"] += 1
+            if number == 0:
+                async with it.redis() as redis:
+                    await redis.flushall()
+            await anyio.sleep(it.random.uniform(0.4, 0.9) * SHORT_LEASE_S)
+            only.signal(signal.SIGCONT)
+            await anyio.sleep(it.random.uniform(0, 0.25))
+        await rest.becomes(lambda: it.has_sent(30 * times))
+        await it.prove(Allowed(stalled=True))
+
+
 async def test_a_process_whose_event_loop_was_blocked_fences_itself_and_another_goes_on(
     stage: OpenStage, long: bool
 ) -> None:

@@ -357,3 +357,34 @@ async def test_a_named_actor_keeps_its_order_over_a_handover(stage_of: StageOf) 
         with anyio.fail_after(DEADLINE_S):
             assert [await it.client.wait(each) for each in sent] == list(range(30))
     assert order == list(range(30))
+
+
+async def test_a_suspect_runs_alone_on_a_host_too(stage_of: StageOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.quarantine.ALONE_S", 1.0)
+    hosts: list[Running] = []
+    running: set[str] = set()
+    suspects: list[int] = []  # when "later" begins
+
+    async def todo(name: str, ctx: Context) -> str:
+        running.add(name)
+        if name == "later":
+            suspects.append(len(hosts[-1].host.runtime.gate.quarantine))
+        try:
+            if name == "poison":
+                await asyncio.Event().wait()
+        finally:
+            running.discard(name)
+        return name
+
+    async with stage_of(actor("clerk", todo), lease_s=SHORT_LEASE_S, partitions=1) as it:
+        hosts.append(await it.host("first"))
+        await it.client.send("clerk", "poison")
+        await it.reach("clerk", "task.started")
+        for losses, name in enumerate(("second", "third"), 1):
+            await hosts[-1].abandon()
+            hosts.append(await it.host(name))
+            await it.reach("clerk", "task.resumed", losses)
+        (later,) = await it.client.send("clerk", "later")
+        assert await it.client.wait(later) == "later"
+        assert suspects == [0], "it began when the suspect had been watched for long enough"
+        assert running == {"poison"}

@@ -106,7 +106,16 @@ async def test_a_process_that_hands_over_is_not_a_loss() -> None:
         assert len(bodies(play.log, e.TaskResumed)) == 6
 
 
-async def test_a_suspect_runs_alone_and_its_neighbours_before_and_after_it() -> None:
+@pytest.mark.parametrize("resend_s", [0.0, 0.05])
+async def test_a_suspect_runs_alone_and_its_neighbours_before_and_after_it(
+    resend_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where, as on a real host, what it sent is looked for before it goes on."""
+
+    async def resend(_stream: str) -> None:
+        await asyncio.sleep(resend_s)
+
+    monkeypatch.setattr("actors.runtime._nothing", resend)
     at_once: list[set[str]] = []
     running: set[str] = set()
     crash = asyncio.Event()
