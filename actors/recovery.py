@@ -123,7 +123,7 @@ class Recovery:
         there = {tenure.lease.partition: tenure for tenure in tenures}
         count = tenures[0].lease.partitions
         latest = None if in_transit is None else self._runtime.clock.now() - in_transit
-        on_bus = {number: Order(await self._on_bus(role, number)) for number in there}
+        on_bus = {number: Order(await self._on_bus(tenure)) for number, tenure in there.items()}
         lost = 0
         last_lost: dict[str, tuple[int, int]] = {}  # by the keys of actors that take their messages in order
         async for row in self._open(role, tenures):
@@ -156,8 +156,8 @@ class Recovery:
             after = (page[-1].position, page[-1].place)
 
     async def _short(self, role: str, tenures: Sequence[Tenure]) -> list[Tenure]:
-        """The partitions on which more messages are open than the bus has; and from time to time all on which some
-        have been open for long: an entry of another message may stand for one that is missing.
+        """The partitions on which more messages are open than come over the bus; and from time to time all on which
+        some have been open for long: an entry of another message may stand for one that is missing.
         """
         opened = await self._tables.backlog(role, tenures[0].lease.partitions)
         if not any(tenure.lease.partition in opened for tenure in tenures):
@@ -172,7 +172,11 @@ class Recovery:
             tenure
             for tenure in tenures
             if (backlog := opened.get(tenure.lease.partition)) is not None
-            and (backlog.count > on_bus.get(tenure.lease.partition, 0) or (exact and backlog.oldest_at <= latest))
+            and (
+                not self._consumer.reads(tenure)
+                or backlog.count > on_bus.get(tenure.lease.partition, 0)
+                or (exact and backlog.oldest_at <= latest)
+            )
         ]
 
     def _is_time_for_all(self, role: str, on_bus: int) -> bool:
@@ -183,9 +187,12 @@ class Recovery:
         self._exact[role] = now + EXACT_EVERY_S + on_bus / MESSAGES_A_S
         return True
 
-    async def _on_bus(self, role: str, partition: int) -> Sequence[str]:
+    async def _on_bus(self, tenure: Tenure) -> Sequence[str]:
+        """What is on a partition and comes from there. One that is only being taken will be read."""
+        if tenure.serving and not self._consumer.reads(tenure):
+            return ()
         try:
-            return await self._runtime.bus.waiting(role, partition)
+            return await self._runtime.bus.waiting(tenure.lease.role, tenure.lease.partition)
         except RedisUnavailable:
             return ()
 

@@ -73,6 +73,11 @@ class RedisConsumer:
         self._intake.streams += 1
         await reader.attach(partition)
 
+    def reads(self, tenure: Tenure) -> bool:
+        """Whether a partition is claimed and read; not known to be while Redis is away."""
+        partition = self._current(tenure)
+        return partition is not None and partition.reading and partition.claimed
+
     async def drop(self, tenure: Tenure) -> None:
         """Stop reading a partition. What was delivered may still be settled until somebody takes the partition."""
         partition = self._current(tenure)

@@ -213,6 +213,10 @@ class MemoryConsumer:
         stream.seen_up_to = stream.newest
         self.wake()
 
+    def reads(self, tenure: Tenure) -> bool:
+        stream = self._current(tenure)
+        return stream is not None and stream.reader is self and not self._bus.away
+
     async def drop(self, tenure: Tenure) -> None:
         stream = self._current(tenure)
         if stream is not None and stream.reader is self:

@@ -380,6 +380,10 @@ class Consumer(Protocol):
         """
         ...
 
+    def reads(self, tenure: Tenure) -> bool:
+        """Whether what is on a partition comes here, as far as is known: not while the bus is away, or refuses it."""
+        ...
+
     async def drop(self, tenure: Tenure) -> None:
         """Stop reading a partition; unsettled entries stay for the next owner."""
         ...

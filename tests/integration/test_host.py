@@ -14,6 +14,7 @@ import actors.host
 import actors.recovery
 import actors.timers
 from actors.models.gateway import Gateway
+from bus.keys import epoch_key
 from callboard import Context, Handoff
 from projections import dead_letters
 from protocols import events as e
@@ -388,3 +389,17 @@ async def test_a_suspect_runs_alone_on_a_host_too(stage_of: StageOf, monkeypatch
         assert await it.client.wait(later) == "later"
         assert suspects == [0], "it began when the suspect had been watched for long enough"
         assert running == {"poison"}
+
+
+async def test_a_partition_that_redis_refuses_is_served_from_the_log(stage_of: StageOf, quick: None) -> None:
+    """As where the database came back from a backup, with lower epochs than Redis knows."""
+    async with stage_of(Echo, partitions=1) as it:
+        host = await it.host("first")
+        await host.stop()
+        async with it.redis() as redis:
+            await redis.set(epoch_key(it.stream("echo", 0)), 1000)
+        await it.host("second")
+        (sent,) = await it.client.send("echo", "hello")
+        assert await it.client.wait(sent) == "hello"
+        (named,) = await it.client.send("echo", "you", key="ann")
+        assert await it.client.wait(named) == "you"
