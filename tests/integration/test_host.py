@@ -395,6 +395,8 @@ async def test_a_partition_that_redis_refuses_is_served_from_the_log(stage_of: S
     """As where the database came back from a backup, with lower epochs than Redis knows."""
     async with stage_of(Echo, partitions=1) as it:
         host = await it.host("first")
+        (before,) = await it.client.send("echo", "before")
+        await it.client.wait(before)
         await host.stop()
         async with it.redis() as redis:
             await redis.set(epoch_key(it.stream("echo", 0)), 1000)
