@@ -7,8 +7,8 @@ from typing import Any, Final
 import msgspec
 
 from protocols.errors import BadOption, BadPayload
-from protocols.messages import encode_json
 from protocols.ports import Route
+from protocols.values import encode_value
 
 MAX_DELAY_S: Final = 10 * 365 * 86_400.0
 
@@ -37,7 +37,7 @@ def check_payload(route: Route, payload: Any) -> None:
     if route.input_schema is None:
         return
     validator = _validator(route.input_schema)
-    plain = msgspec.json.decode(encode_json(payload))  # as it will arrive: a tuple is an array
+    plain = msgspec.json.decode(encode_value(payload, "the payload"))  # as it will arrive: a tuple is an array
     if not validator.is_valid(plain):
         from jsonschema.exceptions import best_match
 

@@ -27,7 +27,7 @@ from actors.models.history import about_tokens, shorten
 from actors.models.structured import AnswerType, repair
 from actors.pauses import finish_pauses, pause, pause_again, pauses_so_far
 from actors.policies import Cache
-from actors.steps import fingerprint
+from actors.steps import fingerprint, ordered_fingerprint
 from actors.values import load_value
 from protocols import events as e
 from protocols.codec import body_of, digest
@@ -143,7 +143,7 @@ class _ModelCall:
 
     async def _summary(self, prompt: Sequence[ChatMessage]) -> str:
         """A summary that a model makes: a call like any other, and a step of the task by what is summarised."""
-        step = f"summary/{fingerprint(prompt)}"
+        step = f"summary/{ordered_fingerprint(prompt)}"
         return (await call_model(self.work, step, Ask(prompt=prompt, models=self.ask.models))).text
 
     # -- before an attempt -----------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from msgspec import UNSET, Raw, Struct
 from protocols.a2a import Part
 from protocols.names import role_of
 from protocols.redaction import redact
+from protocols.values import encode_value, is_model, plain
 
 Kind = Literal[
     "assign",
@@ -120,19 +121,20 @@ class Message(Struct, frozen=True, omit_defaults=True, kw_only=True):
 def part_of(value: object) -> Part:
     """A value as an A2A part: text for a string, bytes as raw, anything else msgspec can encode as data.
 
-    The name of a Struct's type goes along, so that the receiver can choose its handler by it.
-    Raises TypeError for what can't be JSON, UnicodeEncodeError for text that can't be UTF-8.
+    The name of a Struct's type, or a pydantic model's, goes along, so that the receiver can choose its handler by it.
+    Raises NotStorable.
     """
     if isinstance(value, Part):
         return value
     if isinstance(value, str):
         if not value.isascii():
-            value.encode()
-        return Part(text=value)
+            encode_value(value, "the text")
+        return Part(text=str(value))
     if isinstance(value, bytes):
         return Part(raw=value)
-    metadata = {"type": type(value).__name__} if isinstance(value, Struct) else None
-    return Part(data=Raw(encode_json(value)), metadata=metadata)
+    kind = type(value)
+    metadata = {"type": kind.__name__} if isinstance(value, Struct) or is_model(kind) else None
+    return Part(data=Raw(encode_value(value, "the payload")), metadata=metadata)
 
 
 def value_of(part: Part) -> Any:
@@ -145,12 +147,15 @@ def value_of(part: Part) -> Any:
     raise AssertionError("a part has one content")
 
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=plain)
 _decoder = msgspec.json.Decoder(Message)
 
 
 def encode_json(value: object) -> bytes:
-    """Any value of ours as JSON (msgspec: datetimes as RFC 3339, Decimals as strings, bytes as base64)."""
+    """Any value of ours as JSON (msgspec: datetimes as RFC 3339, Decimals as strings, bytes as base64).
+
+    It doesn't look for NaN, which becomes null: what users give goes through `protocols.values.encode_value`.
+    """
     return _encoder.encode(value)
 
 
