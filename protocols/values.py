@@ -67,6 +67,22 @@ def plain(value: Any) -> Any:
     raise TypeError(f"objects of type {type(value).__name__} can't be made JSON")
 
 
+def whole_text(text: str) -> str:
+    """A text from elsewhere that can be stored: the halves of a surrogate pair become the character that they stand
+    for, and half a pair becomes U+FFFD.
+    """
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def whole_texts(value: Any) -> Any:
+    """The same for plain data."""
+    if isinstance(value, str):
+        return whole_text(value)
+    if isinstance(value, Mapping):
+        return {whole_texts(key): whole_texts(each) for key, each in value.items()}
+    return [whole_texts(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def is_model(kind: Any) -> bool:
     """Whether a type is a pydantic model."""
     pydantic = sys.modules.get("pydantic")
