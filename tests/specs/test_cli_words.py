@@ -12,6 +12,7 @@ from random import Random
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rich.text import Text
 from typer.models import CommandInfo
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from callboard.cli.errors import error_in, in_a_line
 from callboard.cli.health import numbers
 from callboard.cli.history import actors_at, up_to
 from callboard.cli.main import app, main
+from callboard.cli.output import Listing, Screen, plain, visible
 from callboard.cli.send import Order, check, payload_of
 from callboard.cli.serve import chosen, example_payload, process_counts
 from callboard.cli.story import WORDS, line, tell
@@ -179,6 +181,24 @@ def test_actors_are_folded_up_to_a_position() -> None:
     assert (after.state, after.ended, after.version) == ("canceled", True, 3)
     with pytest.raises(BadOption, match="positions 1 to 4"):
         up_to(5, log.events)
+
+
+# -- texts from elsewhere ----------------------------------------------------------------------------------------
+
+
+def test_control_characters_in_a_text_are_shown_and_not_obeyed() -> None:
+    evil = "hi \x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b2Jthere\r\nnext\tline"
+    assert visible(evil) == "hi \\x1b]52;c;ZXZpbA==\\x07\\x1b[2J\\x9b2Jthere\nnext\tline"
+    shown = io.StringIO()
+    screen = Screen(file=shown, force_terminal=True, width=200)
+    screen.print(Text(evil, "red"))
+    screen.print(f"[bold]{plain(evil)}[/]", soft_wrap=True)
+    table = Listing("what")
+    table.add(evil)
+    screen.print(table)
+    assert "\x1b[31m" in shown.getvalue()  # its own colours
+    for command in ("\x1b]52", "\x1b[2J", "\x9b", "\x07"):
+        assert command not in shown.getvalue()
 
 
 # -- what is given by hand -------------------------------------------------------------------------------------
