@@ -45,6 +45,7 @@ OPENS_TASK: Final = frozenset({"assign", "handoff", "query", "review-request", "
 
 # A message above this size in JSON goes over the bus without its parts; the receiver reads them from the log.
 MAX_INLINE_BYTES: Final = 16 * 1024
+MAX_TOLD: Final = 3  # errors of a group
 
 
 class ErrorInfo(Struct, frozen=True, omit_defaults=True):
@@ -60,13 +61,23 @@ class ErrorInfo(Struct, frozen=True, omit_defaults=True):
 
 
 def error_info(error: BaseException, traceback: str = "") -> ErrorInfo:
-    """An exception as a value, without secrets. What of its text is no UTF-8 is escaped."""
+    """An exception as a value, without secrets. What of its text is no UTF-8 is escaped; of a group, the errors in it
+    are told.
+    """
     try:
-        text = str(error)
+        text = "; ".join((str(error), *_told_in(error)))
     except Exception as failure:  # noqa: BLE001 - an exception's own code may raise anything
         text = f"its message can't be made: {type(failure).__name__}"
     kinds = [kind.__name__ for kind in type(error).__mro__[1:] if kind not in (Exception, BaseException, object)]
     return ErrorInfo(type(error).__name__, _storable(text), _storable(traceback), tuple(kinds))
+
+
+def _told_in(error: BaseException) -> list[str]:
+    """What the errors in a group say, the first few of them."""
+    if not isinstance(error, BaseExceptionGroup):
+        return []
+    told = [f"{type(it).__name__}: {it}" for it in error.exceptions if not isinstance(it, BaseExceptionGroup)]
+    return [*told, *(each for it in error.exceptions for each in _told_in(it))][:MAX_TOLD]
 
 
 def _storable(text: str) -> str:

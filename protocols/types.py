@@ -107,23 +107,26 @@ def type_name(wanted: Any) -> str:
     return wanted.__name__ if isinstance(wanted, type) and not typing.get_args(wanted) else str(wanted)
 
 
-def fields_in_words(kind: Any) -> list[str] | None:
-    """The fields of a type that has some, each as `name: type`, with `?` where it may be left out; else None."""
+def fields_of(kind: Any) -> list[tuple[str, Any, bool]] | None:
+    """The fields of a type that has some, as JSON has them: name, type, and whether it must be given; else None."""
     if is_model(kind):
-        named = [(it.alias or name, it.annotation, it.is_required()) for name, it in kind.model_fields.items()]
-    else:
-        try:
-            info = msgspec.inspect.type_info(kind)
-        except TypeError:
-            return None
-        if not hasattr(info, "fields"):
-            return None
-        try:
-            hints = typing.get_type_hints(kind)
-        except NameError:  # of a module that is not there
-            hints = {}
-        named = [(it.encode_name, hints.get(it.name, Any), it.required) for it in info.fields]
-    return [f"{name}{'' if required else '?'}: {getattr(it, '__name__', it)}" for name, it, required in named]
+        return [(it.alias or name, it.annotation, it.is_required()) for name, it in kind.model_fields.items()]
+    try:
+        info = msgspec.inspect.type_info(kind)
+        hints = typing.get_type_hints(kind) if hasattr(info, "fields") else {}
+    except (TypeError, NameError):
+        return None
+    if not hasattr(info, "fields"):
+        return None
+    return [(it.encode_name, hints.get(it.name, Any), it.required) for it in info.fields]
+
+
+def fields_in_words(kind: Any) -> list[str] | None:
+    """The same for people: each as `name: type`, with `?` where it may be left out."""
+    fields = fields_of(kind)
+    if fields is None:
+        return None
+    return [f"{name}{'' if required else '?'}: {getattr(it, '__name__', it)}" for name, it, required in fields]
 
 
 # -- inside ------------------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def _fault(leaf: object) -> str:
     except UnicodeEncodeError as error:
         return f"has half a surrogate pair at position {error.start}: that is no Unicode, and can't be stored"
     except (TypeError, ValueError, RecursionError) as error:
-        kind = type(leaf).__name__
+        kind = type(next(iter(leaf)) if isinstance(leaf, dict) else leaf).__name__  # a dict stands for its one key
         return f"is of type {kind}: it can't be stored ({str(error).partition(chr(10))[0]})"
     return ""
 

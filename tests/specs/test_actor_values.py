@@ -133,6 +133,27 @@ async def test_a_coroutine_in_place_of_a_function_is_told_so() -> None:
     assert "function 'coroutine' can't be used: it can't be called: give the function and its arguments apart" in told
 
 
+async def test_steps_in_a_task_group_of_asyncio_are_told_of_ctx_gather() -> None:
+    orders = [[0, 1], [1, 0]]
+
+    async def fetch(number: int) -> int:
+        return number
+
+    async def todo(ctx: Context) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in orders.pop(0):
+                group.create_task(ctx.step(fetch, number))
+        await ctx.sleep(10)
+
+    async with spec(worker(todo)) as play:
+        sent = await play.send("worker", None)
+        await play.quiet()
+        await play.crash()
+        await play.advance(20)
+        with pytest.raises(TaskFailed, match=r"ExceptionGroup: .*; StepInputChanged: .* ctx\.gather"):
+            await play.result(sent)
+
+
 @pytest.mark.parametrize("own_tasks", [True, False])
 async def test_steps_in_asyncio_gather_that_come_in_another_order_are_told_of_ctx_gather(*, own_tasks: bool) -> None:
     orders = [[0, 1, 2], [2, 1, 0]]
