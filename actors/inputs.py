@@ -38,11 +38,20 @@ def check_payload(route: Route, payload: Any) -> None:
         return
     validator = _validator(route.input_schema)
     plain = msgspec.json.decode(encode_value(payload, "the payload"))  # as it will arrive: a tuple is an array
-    if not validator.is_valid(plain):
-        from jsonschema.exceptions import best_match
-
+    reason = _misfit(validator, plain)
+    if reason:
         accepted = " or ".join(skill.examples[0] for skill in route.card.skills) if route.card else "another form"
-        raise BadPayload(route.role, best_match(validator.iter_errors(plain)).message, accepted)
+        raise BadPayload(route.role, reason, accepted)
+
+
+def _misfit(validator: Any, plain: Any) -> str:
+    """Why a payload doesn't fit a schema; "" if it does."""
+    from jsonschema.exceptions import best_match
+
+    try:
+        return "" if validator.is_valid(plain) else str(best_match(validator.iter_errors(plain)).message)
+    except RecursionError:
+        return "it is nested too deeply to be checked"
 
 
 @cache

@@ -21,7 +21,7 @@ from actors.approvals import approval
 from actors.cancellation import new_ground
 from actors.conversation import conversation
 from actors.function_calls import ms_since
-from actors.models.call import Call, ChatMessage, ModelReply, Prompt, ToolCall, chat, free
+from actors.models.call import Call, ChatMessage, ModelReply, Prompt, ToolCall, chat, free, storable
 from actors.models.failures import AttemptFailed, plan, policy
 from actors.models.history import about_tokens, shorten
 from actors.models.structured import AnswerType, repair
@@ -265,7 +265,7 @@ class _ModelCall:
         breaker = self.models.rates(call.model).breaker
         try:
             live = self._live(request) if call.stream else None
-            reply = await self.models.complete(call, live)
+            reply = storable(await self.models.complete(call, live))
             if live is not None:
                 live.end()
             if self.ask.answer is not None and not reply.tool_calls:

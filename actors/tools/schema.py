@@ -111,7 +111,7 @@ class SchemaParameters:
         try:
             decoded = _decoded(decoder(Any), arguments)
             worst = best_match(self._validator.iter_errors(decoded))
-        except (msgspec.DecodeError, NotStorable) as error:
+        except (msgspec.DecodeError, NotStorable, RecursionError) as error:
             raise InvalidArguments(self._tool, _shortened(str(error))) from None
         except Unresolvable as error:
             raise InvalidArguments(

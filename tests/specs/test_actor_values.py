@@ -14,7 +14,7 @@ from actors.models.call import Call
 from callboard import Actor, Context, Retry, Struct, handler, tool
 from callboard.testing import spec
 from protocols import events as e
-from protocols.errors import BadDefinition, NotStorable, ResultNotStored, StepFailed, TaskFailed
+from protocols.errors import BadDefinition, BadPayload, NotStorable, ResultNotStored, StepFailed, TaskFailed
 
 
 class Order(pydantic.BaseModel):
@@ -315,6 +315,20 @@ async def test_a_model_as_a_tools_result_is_its_json() -> None:
     assert calls == [5]
 
 
+async def test_half_a_character_in_a_models_answer_can_be_stored() -> None:
+    def look(text: str) -> str:
+        """Look."""
+        return text
+
+    async def todo(ctx: Context) -> list[str]:
+        return [(await ctx.model("Hello", stream=True)).text, (await ctx.run_tools("Look.")).text]
+
+    script = ["hi \ud83d", [("look", '{"text": "\ud83d"}'), ("look", '{"text": ' + "[" * 100_000)], "bye \ude00"]
+    async with spec(worker(todo, tools=(look,), model="fast"), models=script) as play:
+        sent = await play.when("worker", None)
+        assert await play.result(sent) == ["hi \ufffd", "bye \ufffd"]
+
+
 # -- payloads and answers ----------------------------------------------------------------------------------------------
 
 
@@ -353,6 +367,35 @@ async def test_models_dataclasses_and_typed_dicts_are_payloads_and_answers() -> 
         bad = await play.when("shop", {"number": "x"})
         with pytest.raises(TaskFailed, match="number: Input should be a valid integer"):
             await play.result(bad)
+
+
+class Tree(pydantic.BaseModel):
+    children: list["Tree"] = []
+
+
+def test_a_payload_that_is_nested_too_deeply_to_be_checked_is_refused() -> None:
+    from actors.definition import Definition
+    from actors.inputs import check_payload
+
+    class Grows(Actor):
+        async def handle(self, tree: Tree, ctx: Context) -> None: ...
+
+    route = Definition(Grows).route(1)
+    tree: dict[str, Any] = {}
+    for _ in range(5):
+        tree = {"children": [tree]}
+    check_payload(route, tree)
+    for _ in range(90):
+        tree = {"children": [tree]}
+
+    def check_from(frames: int) -> None:  # of a stack that is high already
+        if frames:
+            check_from(frames - 1)
+        else:
+            check_payload(route, tree)
+
+    with pytest.raises(BadPayload, match="it is nested too deeply to be checked"):
+        check_from(700)
 
 
 async def test_a_recorded_model_comes_back_as_a_model_after_a_crash() -> None:
