@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from actors.values import store_value
 from protocols import events as e
 from protocols.errors import NotApproved
-from protocols.messages import encode_json
 from protocols.redaction import redact_json
+from protocols.values import encode_value
 
 if TYPE_CHECKING:
     from actors.work import Work
@@ -18,7 +18,8 @@ async def approval(
     """Return when a person has approved what has this digest. Raises NotApproved if they say no, also on a replay."""
     record = work.fold.steps.get(step)
     if record is None or record.again:
-        stored = None if arguments is None else await store_value(work.store, redact_json(encode_json(arguments)))
+        encoded = None if arguments is None else encode_value(arguments, f"the arguments of {tool}")
+        stored = None if encoded is None else await store_value(work.store, redact_json(encoded))
         work.write(
             e.ApprovalRequested(
                 step=step,

@@ -11,6 +11,7 @@ from actors.recorded import Recorded
 from actors.tool_turns import ToolTurns
 from actors.toolbox import ToolLike
 from actors.tools.loop import LoopLimits, ToolAnswer, run_tools
+from protocols.values import encode_value
 
 if TYPE_CHECKING:
     from actors.context import Context
@@ -159,5 +160,6 @@ class Asking(Recorded):
         return (model,) if isinstance(model, str) else tuple(model or self._work.models)
 
     async def _ask_model(self, name: str, ask: Ask) -> ModelReply:
+        encode_value({"prompt": ask.prompt, "parameters": ask.parameters}, "the call")
         key, _ = await self._step(name, ask.fingerprint)
         return await call_model(self._work, key, ask)

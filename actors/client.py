@@ -18,6 +18,7 @@ from protocols.messages import Kind, Message, Priority, part_of
 from protocols.names import check_tenant, message_id, new_id, role_of, run_stream
 from protocols.ports import ANY, NO_STREAM, Bus, Clock, EventStore, Expected, SystemClock
 from protocols.trace import root_traceparent
+from protocols.types import decode_as
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -187,7 +188,7 @@ class Client:
             elif sent.position <= self._seen:
                 await self._look_back(sent)
         encoded = await asyncio.shield(waiting)
-        return msgspec.json.decode(encoded, type=Any if returns is None else returns)
+        return decode_as(encoded, returns)
 
     async def call(self, to: str, payload: Any, *, returns: Any = None, **options: Any) -> Any:
         """Send and wait: `send`'s options, `wait`'s result."""

@@ -16,19 +16,21 @@ import msgspec
 from actors.asking import Asking
 from actors.cancellation import PREFIX, Compensation, hand_on, new_ground
 from actors.definition import Handoff
-from actors.function_calls import ToolUse, call_step, repeatable, return_type, use_tool
+from actors.function_calls import ToolUse, call_step, repeatable, step_mark, use_tool
+from actors.functions import function_name, return_type
 from actors.outgoing import outgoing
 from actors.recorded import decode
-from actors.steps import enter_branch, fingerprint
+from actors.steps import content_mark, enter_branch, fingerprint, in_own_task
 from actors.tools.declaration import declared
 from actors.values import large, load_value
 from protocols import events as e
-from protocols.a2a import Artifact
-from protocols.codec import digest
+from protocols.a2a import Artifact, Part
 from protocols.errors import ValueRefused
 from protocols.messages import Kind, ReplyTo, encode_json, part_of
 from protocols.money import ValueRule
 from protocols.redaction import redact
+from protocols.types import check_type
+from protocols.values import encode_value
 
 T = TypeVar("T")
 
@@ -98,15 +100,20 @@ class Context(Asking):
     ) -> Any:
         """Call a function of your own, once, and record what it returns.
 
-        A coroutine function is awaited; any other runs in a thread. The result must be JSON for msgspec; it is given
-        as `returns`, by default the function's annotated type. The step's name is the function's, unless given.
-        Raises StepFailed with the function's error, also when the failure is an old one; StepInputChanged.
+        A coroutine function is awaited; any other runs in a thread. The result must be JSON for msgspec or pydantic; it
+        is given as `returns`, by default the function's annotated type. The step's name is the function's (of a
+        partial, that of the function in it), unless given.
+        Raises StepFailed with the function's error, also when the failure is an old one; ResultNotStored, where it has
+        run and its result is nothing that can be stored; NotStorable, before it runs, for arguments and types that
+        can't be; StepInputChanged.
         """
-        mark = fingerprint((args, kwargs))
-        key, record = await self._step(name or function.__name__, mark)
+        called = name or function_name(function)
+        mark = step_mark(function, args, kwargs, named=name is not None)
+        key, record = await self._step(called, mark)
         returns = returns or return_type(function)
         if record is not None and record.done:
             return await self._outcome(key, record, returns)
+        check_type(returns, f"the result of step {called!r}")
         encoded = await call_step(self._work, key, mark, function, args, kwargs)
         return decode(encoded, returns)
 
@@ -118,9 +125,10 @@ class Context(Asking):
         A tool that has a parameter `idempotency_key` is given one: the same for every attempt of this step. When the
         process is lost in mid-call, such a tool is called again, and so is one marked `@tool(idempotent=True)`. With
         any other the task waits for a person to say what happened (`callboard resolve`).
-        Raises StepFailed, StepInputChanged.
+        Raises StepFailed, ResultNotStored, NotStorable, StepInputChanged, as `step` does.
         """
-        tool = name or function.__name__
+        tool = name or function_name(function)
+        check_type(returns or return_type(function), f"the result of tool {tool!r}")
         traits = declared(function)[0]
         use = ToolUse(
             tool=tool,
@@ -149,6 +157,7 @@ class Context(Asking):
         answer is given as `returns`, by default as plain data. With `timeout_s` it must come in time.
         Raises TaskFailed or TaskCanceled if it did not end well, UnknownRole, StepInputChanged.
         """
+        check_type(Any if returns is None else returns, f"the answer of {to}")
         step, _ = await self._step(name or f"ask:{to}", fingerprint((to, key, kind, payload)))
         return await self._ask_actor(step, to, payload, key=key, kind=kind, returns=returns, timeout_s=timeout_s)
 
@@ -213,6 +222,7 @@ class Context(Asking):
 
         `note` tells people what the task waits for.
         """
+        check_type(Any if returns is None else returns, f"the content of a {kind}")
         work = self._work
         count = self._received.get(kind, 0)  # of the task as a whole, whichever branch asks
         self._received[kind] = count + 1
@@ -247,7 +257,7 @@ class Context(Asking):
         """
         if limit is not None and limit < 1:
             raise ValueError(f"limit={limit}: at least 1, or None for no limit")
-        scope = self._counter.next("gather")
+        scope, apart = self._counter.next("gather"), in_own_task()
         results: list[Any] = [None] * len(awaitables)
         pending = iter(enumerate(awaitables))
 
@@ -255,7 +265,7 @@ class Context(Asking):
 
         async def worker() -> None:
             for branch, awaitable in pending:
-                enter_branch(scope, branch)
+                enter_branch(scope, branch, apart=apart)
                 results[branch] = await awaitable
 
         try:
@@ -278,22 +288,23 @@ class Context(Asking):
         Of several, the last one is called first. What a handler does in its own `finally` is done before. All of it
         together gets the role's `limits.cancel_s`.
         """
-        step = self._counter.next(f"{PREFIX}on_cancel:{name or function.__name__}")
+        step = self._counter.next(f"{PREFIX}on_cancel:{name or function_name(function)}")
         self._work.compensations.append(Compensation(step, function, args, kwargs))
 
     # -- what others see -------------------------------------------------------------------------------------------
 
     async def artifact(self, name: str, content: Any, *, media_type: str | None = None, description: str = "") -> None:
         """Keep something that the task made: text, bytes, or what msgspec can make JSON of."""
-        part = part_of(content)
-        if media_type:
-            part = msgspec.structs.replace(part, media_type=media_type)
-        mark = digest(encode_json((part, description)))
+
+        def part(of: Any) -> Part:
+            return msgspec.structs.replace(part_of(of), media_type=media_type) if media_type else part_of(of)
+
+        mark = content_mark(content, lambda it: encode_json((part(it), description)))
         step, record = await self._step(f"artifact:{name}", mark)
         if record is None:
             work = self._work
             made = Artifact(
-                artifact_id=f"{self._task}:{step}", name=name, description=description or None, parts=(part,)
+                artifact_id=f"{self._task}:{step}", name=name, description=description or None, parts=(part(content),)
             )
             encoded = encode_json(made)
             if large(encoded):
@@ -303,7 +314,8 @@ class Context(Asking):
                 work.write(e.ArtifactAdded(step=step, fingerprint=mark, name=name, artifact=made))
 
     async def progress(self, done: float, total: float | None = None, note: str = "") -> None:
-        """Tell how far the task is."""
+        """Tell how far the task is. Raises NotStorable for NaN."""
+        encode_value({"done": done, "total": total, "note": note}, "progress")
         step, record = await self._step("progress", "")
         if record is None:
             self._work.write(e.TaskProgressed(step=step, done=done, total=total, note=note))

@@ -22,10 +22,11 @@ from actors.policies import Cache, Caps, Memory, Retry, TimeLimits
 from actors.toolbox import ToolLike, check_tools
 from actors.tools.policy import ToolPolicy
 from protocols.a2a import AgentCapabilities, AgentCard, AgentSkill, Part
-from protocols.errors import BadDefinition, BadName, BadPayload, CallboardError
-from protocols.messages import OPENS_TASK, Kind, Message
+from protocols.errors import BadDefinition, BadName, BadPayload, CallboardError, NotStorable
+from protocols.messages import OPENS_TASK, Kind, Message, value_of
 from protocols.names import check_role
 from protocols.ports import Route
+from protocols.types import check_class, convert, decoder, fields_in_words, json_schema, type_name
 
 CARD_VERSION: Final = "1"
 _HANDLES: Final = "__callboard_kinds__"
@@ -112,7 +113,7 @@ class Handler:
         self.kinds: frozenset[str] = getattr(method, _HANDLES, OPENS_TASK)
         self.retry: Retry | None = getattr(method, _RETRY, None)
         self.type_names = {t.__name__ for t in (typing.get_args(payload) or (payload,)) if isinstance(t, type)}
-        self._decoder = msgspec.json.Decoder(payload if payload is not Message else Any)
+        self._decode = decoder(payload if payload is not Message else Any)
 
     def decode(self, message: Message) -> Any:
         """The payload for this handler; raises msgspec.ValidationError or DecodeError where it doesn't fit."""
@@ -120,20 +121,15 @@ class Handler:
             return message
         if len(message.parts or ()) > 1:
             raise msgspec.ValidationError("a message of several parts needs a handler that takes a Message")
-        return self._decode_part(message.parts[0]) if message.parts else msgspec.convert(None, self.payload)
+        return self._decode_part(message.parts[0]) if message.parts else convert(None, self.payload)
 
     def _decode_part(self, part: Part) -> Any:
-        if part.data is not UNSET:
-            return self._decoder.decode(part.data)
-        content = part.text if part.text is not UNSET else part.raw if part.raw is not UNSET else part.url
-        return msgspec.convert(content, self.payload)
+        return self._decode(bytes(part.data)) if part.data is not UNSET else convert(value_of(part), self.payload)
 
     def accepted(self) -> str:
         """What it takes, for people: a type's name and its fields."""
-        if isinstance(self.payload, type) and issubclass(self.payload, msgspec.Struct) and self.payload is not Message:
-            fields = ", ".join(_field_in_words(field) for field in msgspec.structs.fields(self.payload))
-            return f"{self.payload.__name__}({fields})"
-        return getattr(self.payload, "__name__", str(self.payload))
+        fields = None if self.payload is Message else fields_in_words(self.payload)
+        return type_name(self.payload) if fields is None else f"{self.payload.__name__}({', '.join(fields)})"
 
 
 class Definition:
@@ -163,6 +159,7 @@ class Definition:
         _check_policies(actor)
         self.machine: Machine | None = role_machine(actor.__name__, actor.states, actor.transitions, actor.initial)
         self.description = (inspect.getdoc(actor) or self.role).partition("\n")[0]
+        self._input_schema = _input_schema(actor.__name__, self.handlers)
 
     def retry(self, handler: Handler | None) -> Retry:
         """What a handler declares about retries, or else the role."""
@@ -218,7 +215,7 @@ class Definition:
             partitions=partitions,
             topics=self.topics,
             card=self.card(),
-            input_schema=_input_schema(self.handlers),
+            input_schema=self._input_schema,
         )
 
 
@@ -243,7 +240,12 @@ def _handler(actor: type[Actor], name: str, method: Callable[..., Any]) -> Handl
         raise BadDefinition(what, "a handler takes (self, payload, ctx)")
     try:
         hints = typing.get_type_hints(method)
-        return Handler(name, method, hints.get(parameters[1].name, Any), hints.get("return", Any))
+        returns = hints.get("return", Any)
+        if returns is not Handoff:
+            check_class(returns, f"what {what} returns")
+        return Handler(name, method, hints.get(parameters[1].name, Any), returns)
+    except NotStorable as error:
+        raise BadDefinition(what, str(error)) from None
     except NameError as error:
         raise BadDefinition(what, f"an annotation can't be resolved ({error})") from error
     except TypeError as error:
@@ -272,12 +274,20 @@ def _names(actor: type[Actor], what: str, given: Any) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _input_schema(handlers: Sequence[Handler]) -> bytes | None:
-    """The JSON Schema (2020-12) of everything that the handlers take; None where one takes any message."""
+def _input_schema(actor: str, handlers: Sequence[Handler]) -> bytes | None:
+    """The JSON Schema (2020-12) of everything that the handlers take; None where one takes any message.
+
+    Raises BadDefinition where JSON has no schema for it.
+    """
     payloads = [h.payload for h in handlers]
     if any(p is Any or p is Message for p in payloads):
         return None
-    schemas, components = msgspec.json.schema_components(payloads, ref_template="#/$defs/{name}")
+    try:
+        schemas, components = json_schema(payloads)
+    except TypeError as error:
+        reason = str(error).replace("\n", " ").partition(" requires either:")[0]
+        told = " or ".join(type_name(payload) for payload in payloads)
+        raise BadDefinition(actor, f"its payload type {told} can't come from JSON ({reason})") from None
     schema = schemas[0] if len(schemas) == 1 else {"anyOf": list(schemas)}
     return msgspec.json.encode({**schema, "$defs": components})
 
@@ -287,12 +297,6 @@ def _type_name(message: Message) -> str | None:
         if part.metadata:
             return typing.cast("str | None", part.metadata.get("type"))
     return None
-
-
-def _field_in_words(field: msgspec.structs.FieldInfo) -> str:
-    kind = getattr(field.type, "__name__", str(field.type))
-    optional = "" if field.required else "?"
-    return f"{field.encode_name}{optional}: {kind}"
 
 
 def _kebab(name: str) -> str:

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any
 
+from actors.steps import counted_as
 from protocols import events as e
 from protocols.codec import body_of
+from protocols.errors import ResultNotStored
 from protocols.messages import ErrorInfo, Kind
 from protocols.money import add_amount
 
@@ -65,7 +67,11 @@ class StepRecord:
         return not (self.done or self.again)
 
     def forget(self) -> None:
-        """Let the failure be as if it had not happened; attempts are counted on."""
+        """Let the failure be as if it had not happened; attempts are counted on. What has run, and only has no result
+        that could be stored, stays as it is.
+        """
+        if self.error is not None and self.error.type == ResultNotStored.__name__:
+            return
         self.error = None
         self.failures = 0
         self.failed = []
@@ -93,7 +99,7 @@ class Tally:
 
     def call(self, name: str, fingerprint: str) -> None:
         """Count a call of a tool or a model."""
-        key = f"{name}:{fingerprint}"
+        key = f"{name}:{counted_as(fingerprint)}"
         self.calls[key] = self.calls.get(key, 0) + 1
 
 

@@ -1,22 +1,24 @@
 """One call of `ctx.step` or `ctx.tool`: a function runs, and what becomes of it is recorded."""
 
+import contextlib
 import inspect
 import time
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
 
+from actors.functions import bound, is_async, takes
 from actors.steps import fingerprint
 from actors.tools.declaration import declared
 from actors.values import load_value, store_value
 from protocols import events as e
-from protocols.errors import CircuitOpen, McpFailed, OutcomeUnknown, StepFailed
-from protocols.messages import ErrorInfo, encode_json, error_info
+from protocols.errors import CircuitOpen, McpFailed, NotStorable, OutcomeUnknown, ResultNotStored, StepFailed
+from protocols.messages import ErrorInfo, error_info
 from protocols.ports import Breaker
 from protocols.redaction import redact_json
+from protocols.values import encode_value
 
 if TYPE_CHECKING:
     from actors.work import Work
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
 # What says that a tool is out of order, and not that it was asked for the wrong thing.
 SICK: Final = (ConnectionError, TimeoutError, McpFailed, OutcomeUnknown)
 BREAKER: Final = Breaker()
+
+
+class _Unstorable(Exception):
+    """A result can't be stored."""
+
+
+def step_failed(step: str, error: ErrorInfo) -> StepFailed:
+    """The error that a failed step raises."""
+    kind = ResultNotStored if error.type == ResultNotStored.__name__ else StepFailed
+    return kind(step, error.type, error.message, error.bases)
 
 
 async def call_step(
@@ -39,14 +51,29 @@ async def call_step(
     await work.cell.journal.durable()
     with work.effect():
         try:
-            encoded = encode_json(await _call(function, *args, **kwargs))
+            encoded = _result(await _call(function, *args, **kwargs))
         except Exception as error:
-            info = error_info(error)
+            info = _info(error)
             work.write(e.StepFailed(step=step, fingerprint=mark, error=info))
-            raise StepFailed(step, info.type, info.message, info.bases) from error
+            raise step_failed(step, info) from error
         result = await store_value(work.store, encoded)
         work.write(e.StepCompleted(step=step, fingerprint=mark, result=result))
     return encoded
+
+
+def step_mark(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, named: bool) -> str:
+    """The fingerprint of a step's input. What a partial gives belongs to it, as far as it can be JSON, where the step
+    goes by the function's own name. Raises NotStorable.
+    """
+    given, options = ((), {}) if named else bound(function)
+    if given or options:
+        with contextlib.suppress(NotStorable):  # a connection, say
+            return fingerprint(((*given, *args), {**options, **kwargs}))
+    try:
+        return fingerprint((tuple(args), dict(kwargs)))
+    except NotStorable:
+        encode_value({"args": args, **kwargs}, "the step's input")  # raises, with a better place
+        raise
 
 
 class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +110,7 @@ async def use_tool(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
         await _let_in(work, step, use)
         key = f"{work.message.task}:{step}"
         # Only people read them there; what a tool gives is given to the handler again, and stays as it is.
-        stored = await store_value(work.store, redact_json(encode_json(use.arguments)))
+        stored = await store_value(work.store, redact_json(encode_value(use.arguments, f"the arguments of {use.tool}")))
         work.write(
             e.ToolRequested(
                 step=step,
@@ -102,7 +129,7 @@ async def use_tool(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
         except OutcomeUnknown:
             await _reviewed(work, step, use.tool)
     if record.error is not None:
-        raise StepFailed(step, record.error.type, record.error.message, record.error.bases)
+        raise step_failed(step, record.error)
     assert isinstance(record.result, e.ToolCompleted)
     return await load_value(work.store, record.result.result)
 
@@ -132,20 +159,20 @@ async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
     """Call the tool, and record what becomes of it. Raises StepFailed, OutcomeUnknown."""
     await work.cell.journal.durable()
     given = {"idempotency_key": f"{work.message.task}:{step}", "ctx": ctx}
-    arguments = {**use.arguments, **{name: given[name] for name in given if _takes(use.function, name)}}
+    arguments = {**use.arguments, **{name: given[name] for name in given if takes(use.function, name)}}
     begun = time.monotonic()
     with work.effect():
         try:
-            encoded = encode_json(await _call(use.function, **arguments))
+            encoded = _result(await _call(use.function, **arguments))
         except Exception as error:
             unknown = isinstance(error, OutcomeUnknown) and not use.repeatable
-            info = error_info(error)
+            info = _info(error)
             if not unknown:  # recorded before anything else is waited for
                 work.write(e.ToolFailed(step=step, tool=use.tool, error=info, duration_ms=ms_since(begun)))
             await work.cell.runtime.throttle.report(use.target, BREAKER, ok=not isinstance(error, SICK))
             if unknown:
                 raise
-            raise StepFailed(step, info.type, info.message, info.bases) from error
+            raise step_failed(step, info) from error
         duration_ms = ms_since(begun)
         result = await store_value(work.store, encoded)
         work.write(
@@ -157,26 +184,28 @@ async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
 
 def repeatable(function: Callable[..., Any]) -> bool:
     """Whether a tool may be called again when it is not known whether it was called."""
-    return declared(function)[0].idempotent or _takes(function, "idempotency_key")
+    return declared(function)[0].idempotent or takes(function, "idempotency_key")
 
 
-def _takes(function: Callable[..., Any], parameter: str) -> bool:
-    return parameter in inspect.signature(function).parameters
+def _info(error: Exception) -> ErrorInfo:
+    if isinstance(error, _Unstorable):
+        return ErrorInfo(type=ResultNotStored.__name__, message=str(error), bases=(StepFailed.__name__,))
+    return error_info(error)
 
 
-def return_type(function: Callable[..., Any]) -> Any:
-    """The annotated type of a function's result; Any where there is none that can be resolved."""
+def _result(value: Any) -> bytes:
+    """A result as JSON. Raises _Unstorable: the function has run, and what it did must not be done again."""
     try:
-        return typing.get_type_hints(function).get("return", Any)
-    except (NameError, TypeError):
-        return Any
+        return encode_value(value, "result")
+    except NotStorable as error:
+        raise _Unstorable(str(error)) from error
 
 
 async def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if inspect.iscoroutinefunction(function):
+    if is_async(function):
         return await function(*args, **kwargs)
     result = await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), abandon_on_cancel=True)
-    return await result if inspect.isawaitable(result) else result  # a callable object may be asynchronous, too
+    return await result if inspect.isawaitable(result) else result  # a function may give what a coroutine does
 
 
 def ms_since(begun: float) -> int:

@@ -7,8 +7,8 @@ from typing import Any, Final
 import msgspec
 
 from protocols.errors import BadOption, BadPayload
-from protocols.messages import encode_json
 from protocols.ports import Route
+from protocols.values import encode_value
 
 MAX_DELAY_S: Final = 10 * 365 * 86_400.0
 
@@ -37,12 +37,21 @@ def check_payload(route: Route, payload: Any) -> None:
     if route.input_schema is None:
         return
     validator = _validator(route.input_schema)
-    plain = msgspec.json.decode(encode_json(payload))  # as it will arrive: a tuple is an array
-    if not validator.is_valid(plain):
-        from jsonschema.exceptions import best_match
-
+    plain = msgspec.json.decode(encode_value(payload, "the payload"))  # as it will arrive: a tuple is an array
+    reason = _misfit(validator, plain)
+    if reason:
         accepted = " or ".join(skill.examples[0] for skill in route.card.skills) if route.card else "another form"
-        raise BadPayload(route.role, best_match(validator.iter_errors(plain)).message, accepted)
+        raise BadPayload(route.role, reason, accepted)
+
+
+def _misfit(validator: Any, plain: Any) -> str:
+    """Why a payload doesn't fit a schema; "" if it does."""
+    from jsonschema.exceptions import best_match
+
+    try:
+        return "" if validator.is_valid(plain) else str(best_match(validator.iter_errors(plain)).message)
+    except RecursionError:
+        return "it is nested too deeply to be checked"
 
 
 @cache

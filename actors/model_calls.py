@@ -21,13 +21,13 @@ from actors.approvals import approval
 from actors.cancellation import new_ground
 from actors.conversation import conversation
 from actors.function_calls import ms_since
-from actors.models.call import Call, ChatMessage, ModelReply, Prompt, ToolCall, chat, free
+from actors.models.call import Call, ChatMessage, ModelReply, Prompt, ToolCall, chat, free, storable
 from actors.models.failures import AttemptFailed, plan, policy
 from actors.models.history import about_tokens, shorten
 from actors.models.structured import AnswerType, repair
 from actors.pauses import finish_pauses, pause, pause_again, pauses_so_far
 from actors.policies import Cache
-from actors.steps import fingerprint
+from actors.steps import fingerprint, ordered_fingerprint
 from actors.values import load_value
 from protocols import events as e
 from protocols.codec import body_of, digest
@@ -143,7 +143,7 @@ class _ModelCall:
 
     async def _summary(self, prompt: Sequence[ChatMessage]) -> str:
         """A summary that a model makes: a call like any other, and a step of the task by what is summarised."""
-        step = f"summary/{fingerprint(prompt)}"
+        step = f"summary/{ordered_fingerprint(prompt)}"
         return (await call_model(self.work, step, Ask(prompt=prompt, models=self.ask.models))).text
 
     # -- before an attempt -----------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ class _ModelCall:
         breaker = self.models.rates(call.model).breaker
         try:
             live = self._live(request) if call.stream else None
-            reply = await self.models.complete(call, live)
+            reply = storable(await self.models.complete(call, live))
             if live is not None:
                 live.end()
             if self.ask.answer is not None and not reply.tool_calls:

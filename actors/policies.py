@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from protocols.errors import BadOption, McpFailed, ModelFailed, StepFailed, TaskFailed
+from actors.steps import counted_as
+from protocols.errors import BadOption, McpFailed, ModelFailed, ResultNotStored, StepFailed, TaskFailed
 from protocols.money import Money
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
                 raise BadOption("Retry.transient", repr(kind), "it takes classes of exceptions, or their names")
 
     def covers(self, error: BaseException) -> bool:
-        """Whether an error is transient."""
+        """Whether an error is transient. What has run, and only has no result that could be stored, never is."""
         names = {kind if isinstance(kind, str) else kind.__name__ for kind in self.transient}
-        return not names.isdisjoint(_kinds(error))
+        kinds = _kinds(error)
+        return ResultNotStored.__name__ not in kinds and not names.isdisjoint(kinds)
 
     def wait(self, tries: int) -> timedelta:
         """How long to wait when so many tries have failed."""
@@ -131,7 +133,8 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
         """Which limit one more step would exceed, or one more `call` of a tool or a model: how many, and of what."""
         if self.steps is not None and done.steps >= self.steps:
             return str(self.steps), "steps"
-        if self.same_call is not None and call and done.calls.get(f"{call}:{fingerprint}", 0) >= self.same_call:
+        made = done.calls.get(f"{call}:{counted_as(fingerprint)}", 0)
+        if self.same_call is not None and call and made >= self.same_call:
             return str(self.same_call), f"calls of {call} with the same input"
         if call != "model":
             return None

@@ -1,20 +1,26 @@
 """What a context has of the log: which step comes next, and what is recorded of it."""
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final
 
 from actors.cancellation import PREFIX, compensating, new_ground
 from actors.fold import StepRecord
-from actors.steps import StepCounter
+from actors.function_calls import step_failed
+from actors.steps import StepCounter, in_own_task, same_input
 from actors.values import load_value
 from protocols import events as e
-from protocols.errors import Detached, StepFailed, StepInputChanged, TaskCanceled, TaskFailed
+from protocols.errors import Detached, StepInputChanged, TaskCanceled, TaskFailed
 from protocols.messages import ErrorInfo, Kind
+from protocols.types import decode_as
+from protocols.values import encode_value
 
 if TYPE_CHECKING:
     from actors.work import Work
+
+OWN_TASKS: Final = (
+    "it runs in an asyncio task of the handler's own (as asyncio.gather makes them), where steps come in another order "
+    "each time. Run such steps with ctx.gather, which knows each branch again; or the code changed"
+)
 
 
 class Recorded:
@@ -45,6 +51,8 @@ class Recorded:
     async def _step(self, name: str, mark: str) -> tuple[str, StepRecord | None]:
         """The key of the next step of this name, and what the log has of it."""
         work = self._work
+        if not name.isascii():
+            encode_value(name, "the step's name")  # before anything is done under it
         if work.fold.cancel is not None and compensating():
             name = PREFIX + name
         key = self._counter.next(name)
@@ -59,9 +67,9 @@ class Recorded:
         """What the log has of a step; raises StepInputChanged if it had another input (or logs it, by option)."""
         work = self._work
         record = work.fold.steps.get(key)
-        if record is not None and record.fingerprint not in (mark, ""):  # an event without one fits any input
+        if record is not None and not same_input(record.fingerprint, mark):
             if work.definition.actor.on_changed_input == "error":
-                raise StepInputChanged(key)
+                raise StepInputChanged(key, OWN_TASKS) if in_own_task() else StepInputChanged(key)
             work.warn("step %s was recorded with another input; its recorded result stands", key)
         return record
 
@@ -90,7 +98,7 @@ class Recorded:
 def failure(step: str, error: ErrorInfo, request: e.Body | None) -> Exception:
     """The error that a step ended with, as it is raised again."""
     if not isinstance(request, e.QuestionAsked):
-        return StepFailed(step, error.type, error.message, error.bases)
+        return step_failed(step, error)
     if error.type == TaskCanceled.__name__:
         return TaskCanceled(request.task, request.to, error.message)
     return TaskFailed(request.task, request.to, error.type, error.message, bases=error.bases, step=step)
@@ -98,4 +106,4 @@ def failure(step: str, error: ErrorInfo, request: e.Body | None) -> Exception:
 
 def decode(encoded: bytes, returns: Any) -> Any:
     """A result as `returns`, by default as plain data."""
-    return msgspec.json.decode(encoded, type=Any if returns is None else returns)
+    return decode_as(encoded, returns)

@@ -14,8 +14,9 @@ from actors.steps import fingerprint
 from actors.tools.loop import result_text
 from actors.tools.policy import Verdict, call_digest
 from actors.tools.registry import RegisteredTool
-from protocols.errors import NotApproved, StepFailed, TaskCanceled, TaskFailed
-from protocols.messages import ErrorInfo, encode_json
+from protocols.errors import NotApproved, ResultNotStored, StepFailed, TaskCanceled, TaskFailed
+from protocols.messages import ErrorInfo
+from protocols.values import encode_value
 
 if TYPE_CHECKING:
     from actors.context import Context
@@ -48,9 +49,13 @@ class ToolTurns:
             if record is None:
                 await self._allowed(key, tool, arguments, verdict)
             return result_text(await self._called(key, call, tool, arguments)), False
+        except ResultNotStored:
+            raise  # the model would call it again
         except StepFailed as error:
             return f"{error.type}: {error.message}", True
         except (TaskFailed, TaskCanceled) as error:  # of an actor that was asked
+            if isinstance(error, TaskFailed) and error.type == ResultNotStored.__name__:
+                raise
             return str(error), True
 
     async def gather(self, *awaitables: Awaitable[Any], limit: int | None = None) -> list[Any]:
@@ -78,7 +83,7 @@ class ToolTurns:
         if it is not None:
             payload = tool.payload(arguments)
             answer = await ctx._ask_actor(key, it.role, payload, key=it.key, kind=it.kind, timeout_s=it.timeout_s)
-            return encode_json(answer)
+            return encode_value(answer, "the answer")
         assert tool.function is not None
         use = ToolUse(
             tool=tool.name,

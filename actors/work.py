@@ -23,10 +23,11 @@ from protocols.errors import (
     StoreUnavailable,
     TaskCanceled,
 )
-from protocols.messages import ErrorInfo, Message, encode_json, error_info
+from protocols.messages import ErrorInfo, Message, error_info
 from protocols.names import RUN, role_of
 from protocols.ports import EventStore
 from protocols.redaction import redact
+from protocols.values import encode_value
 
 if TYPE_CHECKING:
     from actors.cell import Cell
@@ -249,7 +250,7 @@ class Work(Writing):
             return e.TaskHandedOff(to=message.to, task=message.task), (message,)
         if self.message.reply_to is not None:
             return e.TaskCompleted(), (reply(self.message, result),)
-        return e.TaskCompleted(result=msgspec.Raw(encode_json(result))), ()
+        return e.TaskCompleted(result=msgspec.Raw(encode_value(result, "the result"))), ()
 
     def _hand_off(self, handoff: Handoff) -> Message:
         return outgoing(

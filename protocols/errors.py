@@ -82,6 +82,14 @@ class BadPayload(UserError):
 
 
 @dataclass(eq=False)
+class NotStorable(UserError, TypeError, ValueError):
+    """{place} {reason}."""
+
+    place: str
+    reason: str
+
+
+@dataclass(eq=False)
 class BadSetting(UserError):
     """{name}={value!r} can't be used: {allowed}."""
 
@@ -329,10 +337,11 @@ class IllegalTrigger(CallboardError):
 
 @dataclass(eq=False)
 class StepInputChanged(CallboardError):
-    """Step {step!r} was recorded with another input: the code changed while its task was at work. Give the step
-    a new name, or set `on_changed_input = "warn"` on the actor to go on with the recorded result."""
+    """Step {step!r} was recorded with another input: {reason}. Give the step a new name, or set
+    `on_changed_input = "warn"` on the actor to go on with the recorded result."""
 
     step: str
+    reason: str = "the code changed while its task was at work"
 
 
 @dataclass(eq=False)
@@ -365,6 +374,12 @@ class StepFailed(CallboardError):
     type: str
     message: str
     bases: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
+class ResultNotStored(StepFailed):
+    """Step {step!r} has run, and its result can't be stored: {message} It is not called again, for what it did is done.
+    Let it return plain data, a Struct, a dataclass or a pydantic model."""
 
 
 @dataclass(eq=False)

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from protocols.messages import encode_json
 from protocols.redaction import redact
+from protocols.values import whole_text
 
 MAX_HELD: Final = 200  # characters that are held back, because they may be the beginning of a secret
 
@@ -61,7 +62,7 @@ class Telling:
         self._tell(len(self._held))
 
     def _tell(self, length: int) -> None:
-        text, self._held = redact(self._held[:length]), self._held[length:]
+        text, self._held = redact(whole_text(self._held[:length])), self._held[length:]
         if text:
             piece = msgspec.structs.replace(self._piece, text=text, at=self._told)
             self._told += len(text)

@@ -24,6 +24,7 @@ from msgspec import UNSET, Raw, Struct
 from protocols.a2a import Part
 from protocols.names import role_of
 from protocols.redaction import redact
+from protocols.values import encode_value, is_model, plain
 
 Kind = Literal[
     "assign",
@@ -44,6 +45,7 @@ OPENS_TASK: Final = frozenset({"assign", "handoff", "query", "review-request", "
 
 # A message above this size in JSON goes over the bus without its parts; the receiver reads them from the log.
 MAX_INLINE_BYTES: Final = 16 * 1024
+MAX_TOLD: Final = 3  # errors of a group
 
 
 class ErrorInfo(Struct, frozen=True, omit_defaults=True):
@@ -59,13 +61,23 @@ class ErrorInfo(Struct, frozen=True, omit_defaults=True):
 
 
 def error_info(error: BaseException, traceback: str = "") -> ErrorInfo:
-    """An exception as a value, without secrets. What of its text is no UTF-8 is escaped."""
+    """An exception as a value, without secrets. What of its text is no UTF-8 is escaped; of a group, the errors in it
+    are told.
+    """
     try:
-        text = str(error)
+        text = "; ".join((str(error), *_told_in(error)))
     except Exception as failure:  # noqa: BLE001 - an exception's own code may raise anything
         text = f"its message can't be made: {type(failure).__name__}"
     kinds = [kind.__name__ for kind in type(error).__mro__[1:] if kind not in (Exception, BaseException, object)]
     return ErrorInfo(type(error).__name__, _storable(text), _storable(traceback), tuple(kinds))
+
+
+def _told_in(error: BaseException) -> list[str]:
+    """What the errors in a group say, the first few of them."""
+    if not isinstance(error, BaseExceptionGroup):
+        return []
+    told = [f"{type(it).__name__}: {it}" for it in error.exceptions if not isinstance(it, BaseExceptionGroup)]
+    return [*told, *(each for it in error.exceptions for each in _told_in(it))][:MAX_TOLD]
 
 
 def _storable(text: str) -> str:
@@ -120,19 +132,20 @@ class Message(Struct, frozen=True, omit_defaults=True, kw_only=True):
 def part_of(value: object) -> Part:
     """A value as an A2A part: text for a string, bytes as raw, anything else msgspec can encode as data.
 
-    The name of a Struct's type goes along, so that the receiver can choose its handler by it.
-    Raises TypeError for what can't be JSON, UnicodeEncodeError for text that can't be UTF-8.
+    The name of a Struct's type, or a pydantic model's, goes along, so that the receiver can choose its handler by it.
+    Raises NotStorable.
     """
     if isinstance(value, Part):
         return value
     if isinstance(value, str):
         if not value.isascii():
-            value.encode()
-        return Part(text=value)
+            encode_value(value, "the text")
+        return Part(text=str(value))
     if isinstance(value, bytes):
         return Part(raw=value)
-    metadata = {"type": type(value).__name__} if isinstance(value, Struct) else None
-    return Part(data=Raw(encode_json(value)), metadata=metadata)
+    kind = type(value)
+    metadata = {"type": kind.__name__} if isinstance(value, Struct) or is_model(kind) else None
+    return Part(data=Raw(encode_value(value, "the payload")), metadata=metadata)
 
 
 def value_of(part: Part) -> Any:
@@ -145,12 +158,15 @@ def value_of(part: Part) -> Any:
     raise AssertionError("a part has one content")
 
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=plain)
 _decoder = msgspec.json.Decoder(Message)
 
 
 def encode_json(value: object) -> bytes:
-    """Any value of ours as JSON (msgspec: datetimes as RFC 3339, Decimals as strings, bytes as base64)."""
+    """Any value of ours as JSON (msgspec: datetimes as RFC 3339, Decimals as strings, bytes as base64).
+
+    It doesn't look for NaN, which becomes null: what users give goes through `protocols.values.encode_value`.
+    """
     return _encoder.encode(value)
 
 

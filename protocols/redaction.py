@@ -88,9 +88,9 @@ class Redactor:
             return encoded
         try:
             value = msgspec.json.decode(encoded)
+            redacted = self.redact_value(value)
         except (msgspec.DecodeError, RecursionError):
             return self.redact(encoded.decode(errors="replace")).encode()
-        redacted = self.redact_value(value)
         return encoded if redacted == value else msgspec.json.encode(redacted)
 
     def redact_value(self, value: Any) -> Any:

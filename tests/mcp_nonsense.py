@@ -24,9 +24,14 @@ def _answer_wrongly(mode: str) -> None:
             case "tools/list", "wrong-listing":
                 result = {"tools": "none"}
             case "tools/list", "bad-schema":
+                deep: dict[str, object] = {}
+                for _ in range(150):
+                    deep = {"not": deep}
+                schemas = {"odd": {"a": {"type": "no such"}}, "deep": {"a": deep}, "good": {"a": {"type": "string"}}}
                 result = {
                     "tools": [
-                        {"name": "odd", "inputSchema": {"type": "object", "properties": {"a": {"type": "no such"}}}}
+                        {"name": name, "inputSchema": {"type": "object", "properties": of}}
+                        for name, of in schemas.items()
                     ]
                 }
             case "tools/list", _:

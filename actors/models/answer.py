@@ -6,8 +6,31 @@ from typing import Any, Final
 from actors.models.call import ToolCall
 from actors.models.failures import Kind
 from actors.models.usage import report
+from protocols.messages import encode_json
+from protocols.values import whole_text, whole_texts
 
 FILTERED: Final = "content_filter"
+
+
+class Joined:
+    """A text out of its pieces. Half of a surrogate pair at a piece's end waits for the other half."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._half = ""
+
+    def add(self, piece: str) -> str:
+        """Add a piece; gives what is whole with it."""
+        piece = self._half + piece
+        self._half = piece[-1:] if "\ud800" <= piece[-1:] <= "\udbff" else ""
+        whole = whole_text(piece.removesuffix(self._half))
+        self._pieces.append(whole)
+        return whole
+
+    @property
+    def text(self) -> str:
+        """All of it so far."""
+        return "".join(self._pieces) + whole_text(self._half)
 
 
 class Answer:
@@ -17,8 +40,8 @@ class Answer:
         self.begun = False
         self.model = ""
         self.finish_reason = ""  # as the provider said it: a stream that was cut off has none
-        self._texts: list[str] = []
-        self._thoughts: list[str] = []
+        self._said = Joined()
+        self._thoughts = Joined()
         self._refusal = ""
         self._blocks: list[dict[str, Any]] = []  # signed thoughts, see `private`
         self._tools: dict[int, dict[str, str]] = {}  # by their place in the answer
@@ -27,12 +50,12 @@ class Answer:
     @property
     def text(self) -> str:
         """The text so far."""
-        return "".join(self._texts)
+        return self._said.text
 
     @property
     def thoughts(self) -> str:
         """The thoughts so far, as far as the provider shows them."""
-        return "".join(self._thoughts)
+        return self._thoughts.text
 
     @property
     def reported(self) -> Mapping[str, Any] | None:
@@ -43,15 +66,16 @@ class Answer:
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The tools that the model wants to be called; those without a name are none."""
         calls = sorted(self._tools.items())
-        return tuple(ToolCall(it["id"] or f"call_{n}", it["name"], it["arguments"]) for n, it in calls if it["name"])
+        whole = [(n, whole_texts(it)) for n, it in calls if it["name"]]
+        return tuple(ToolCall(it["id"] or f"call_{n}", it["name"], it["arguments"]) for n, it in whole)
 
     def private(self, provider: str) -> Mapping[str, Any] | None:
         """What goes back to this provider, and to no other: fields of the assistant's message.
 
         Thoughts without a signature go back only with tool calls, where some providers want them to go on with.
         """
-        own: dict[str, Any] = {"thinking_blocks": self._blocks} if self._blocks else {}
-        if self._thoughts and self._tools:
+        own: dict[str, Any] = {"thinking_blocks": whole_texts(self._blocks)} if self._blocks else {}
+        if self.thoughts and self._tools:
             own["reasoning_content"] = self.thoughts
         return {provider: own} if own else None
 
@@ -67,13 +91,12 @@ class Answer:
         choice = chunk.choices[0]
         self.model = self.model or chunk.model or ""
         self.finish_reason = choice.finish_reason or self.finish_reason
-        text = choice.delta.content or ""
+        text = text_of(choice.delta.content)
         made = self._take_beside(choice.delta)
         if not text and not made:
             return None
         self.begun = True
-        self._texts.append(text)
-        return text
+        return self._said.add(text)
 
     async def take_rest(self, stream: Any) -> None:
         """After the piece with the finish reason: what the provider still says, which is its report of the usage.
@@ -104,13 +127,13 @@ class Answer:
             return
         choice = response.choices[0]
         self.finish_reason = choice.finish_reason or "stop"
-        self._texts.append(choice.message.content or "")
+        self._said.add(text_of(choice.message.content))
         self._take_beside(choice.message)
 
     def _take_beside(self, message: Any) -> bool:
         """What a message or a piece of one has beside its text."""
         thought = getattr(message, "reasoning_content", None) or ""
-        self._thoughts.append(thought)
+        self._thoughts.add(thought)
         self._refusal += getattr(message, "refusal", None) or ""
         for block in getattr(message, "thinking_blocks", None) or ():
             self._take_block(dict(block))
@@ -128,7 +151,8 @@ class Answer:
         function = getattr(call, "function", None)  # a custom tool has none; we declare no such tools
         if function is not None:
             known["name"] = function.name or known["name"]
-            known["arguments"] += function.arguments or ""
+            written = function.arguments or ""
+            known["arguments"] += written if isinstance(written, str) else encode_json(written).decode()
 
     def _take_block(self, block: dict[str, Any]) -> None:
         """A block of thoughts comes whole; or in pieces, the last of which brings its signature."""
@@ -155,7 +179,16 @@ class Answer:
                 return "cut_stream", "CutStream", "the stream ended before the answer did"
             return "malformed", "NoAnswer", "what came is no answer of a model"
         if self.finish_reason == FILTERED or (self._refusal and not self.text):
-            return FILTERED, "Refused", self._refusal or "the answer was filtered"
+            return FILTERED, "Refused", whole_text(self._refusal) or "the answer was filtered"
         if not self.text and not self.tool_calls:
             return "empty", "EmptyAnswer", f"no text and no tool call (finish reason: {self.finish_reason})"
         return None
+
+
+def text_of(content: Any) -> str:
+    """The text of a content, which some give as a list of parts."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list | tuple) else ()
+    texts = [part if isinstance(part, str) else part.get("text") for part in parts if isinstance(part, str | Mapping)]
+    return "".join(text for text in texts if isinstance(text, str))

@@ -13,6 +13,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from protocols.events import Cost, Usage
 from protocols.ports import Breaker
+from protocols.values import whole_text, whole_texts
 
 ChatMessage = Mapping[str, Any]
 Prompt = str | Sequence[ChatMessage]
@@ -109,6 +110,13 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 def chat(prompt: Prompt) -> list[ChatMessage]:
     """A prompt as chat messages."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def storable(reply: ModelReply) -> ModelReply:
+    """A reply whose texts can be stored, whoever gave it: half a surrogate pair in them becomes U+FFFD."""
+    calls = [ToolCall(*whole_texts((it.id, it.name, it.arguments))) for it in reply.tool_calls]
+    text, private = whole_text(reply.text), whole_texts(reply.private)
+    return msgspec.structs.replace(reply, text=text, tool_calls=tuple(calls), private=private)
 
 
 def free(cost: Cost) -> Cost:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from actors.models.failures import Kind
+from protocols.values import whole_text
 
 LONGEST_RETRY_AFTER_S: Final = 3600.0  # who says more is asked again after this
 LONGEST_MESSAGE: Final = 2000  # characters
@@ -20,6 +21,7 @@ LONGEST_MESSAGE: Final = 2000  # characters
 # What providers say, in small letters; litellm knows some of it, and not in every provider's mouth.
 _TOO_LONG: Final = ("maximum context length", "prompt is too long", "context_length_exceeded", "context window")
 _FILTERED: Final = ("content_policy_violation", "content_filter", "content filtering policy", "management policy")
+_BAD_HEADER: Final = ("control character detected in headers", "illegal header value", "invalid header value")
 
 # The first one that is among an error's classes counts.
 _BY_CLASS: Final[Mapping[str, Kind]] = {
@@ -107,8 +109,10 @@ def _kind_told(told: BaseException, chain: list[BaseException], message: str) ->
         kind = next((kind for name, kind in _BY_CLASS.items() if name in classes), None)
     if kind is None and any(400 <= it < 500 and it not in _PASSING for it in statuses):
         kind = "bad_request"
+    lower = message.lower()
+    if kind is None and any(phrase in lower for phrase in _BAD_HEADER):
+        return "authentication"  # the key is what of our headers a user gives
     if kind == "bad_request":
-        lower = message.lower()
         if any(phrase in lower for phrase in _TOO_LONG):
             return "context_overflow"
         if any(phrase in lower for phrase in _FILTERED):
@@ -155,4 +159,4 @@ def _message(error: BaseException) -> str:
     name = type(error).__name__
     for prefix in ("litellm.", f"{name}: ", f"{name}: "):
         message = message.removeprefix(prefix)
-    return message.partition(". Handle with `litellm.")[0][:LONGEST_MESSAGE]
+    return whole_text(message.partition(". Handle with `litellm.")[0][:LONGEST_MESSAGE])

@@ -5,6 +5,7 @@ sent must be valid all the same, or a provider answers with 400:
 
     every tool call has one result, right behind it         an unanswered one is closed; a result without a call goes
     ids of tool calls are such as the provider takes         others are made anew
+    names of tool calls are such as providers take           what they don't take in them is replaced
     arguments of tool calls are JSON objects                 what a model wrote wrongly is wrapped
     what one provider gave for its own use goes to no other  signed thoughts and the like
     no message is empty, and the first one is the user's
@@ -24,6 +25,8 @@ UNANSWERED: Final = "(There is no result: the call was interrupted.)"
 GOES_ON: Final = "(The conversation goes on.)"
 ID_LENGTH: Final = 9  # Mistral takes no other, and everybody takes this one
 TAKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")  # by OpenAI and Anthropic
+MAX_NAME: Final = 64
+LEGAL_NAME: Final = re.compile(rf"[a-zA-Z0-9_-]{{1,{MAX_NAME}}}")  # of a tool: all providers take it
 OWN_IDS: Final = ("gemini", "vertex_ai")  # litellm hides in them what these want back
 OVERHEAD_BYTES: Final = 16  # of a message, beside its text
 OURS: Final = ("private", "untrusted", "tool_calls")  # what of a message goes to no provider as it is
@@ -68,7 +71,9 @@ def _turn(message: ChatMessage, results: Mapping[str, ChatMessage], provider: st
         id_ = _id(own, provider)
         function = call["function"]
         arguments = _object(function.get("arguments", ""))
-        calls.append({"id": id_, "type": "function", "function": {"name": function["name"], "arguments": arguments}})
+        calls.append(
+            {"id": id_, "type": "function", "function": {"name": _name(function["name"]), "arguments": arguments}}
+        )
         answer = results.get(own)
         content = (answer.get("content") or "(empty)") if answer is not None else UNANSWERED
         answers.append({"role": "tool", "tool_call_id": id_, "content": content})
@@ -90,11 +95,16 @@ def _id(id_: str, provider: str) -> str:
     return base64.b32encode(hashlib.blake2b(id_.encode(), digest_size=8).digest()).decode()[:ID_LENGTH].lower()
 
 
+def _name(name: str) -> str:
+    """A tool's name that providers take: a model may have called one by another, and been told that there is none."""
+    return name if LEGAL_NAME.fullmatch(name) else (re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:MAX_NAME] or "unnamed")
+
+
 def _object(arguments: str) -> str:
     """Arguments as a JSON object: what is none is wrapped, so that the model sees what it wrote."""
     try:
         msgspec.json.decode(arguments or "{}", type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
         return msgspec.json.encode({"invalid": arguments}).decode()
     return arguments or "{}"
 

@@ -11,12 +11,14 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
 import anyio
+
+from actors.models.answer import text_of
 
 # litellm reads these when it is imported; what the user has set counts.
 _ENVIRONMENT: Final = {
@@ -39,6 +41,7 @@ _SWITCHES: Final[Mapping[str, object]] = {
 }
 # What the first call would import on the event loop (1 s in all), and loggers that tell more than we do.
 _NEEDED: Final = ("openai.resources.chat", "litellm.llms.custom_httpx.aiohttp_transport")
+_KEYS: Final = ("_API_KEY", "_TOKEN")  # how the names of providers' keys end
 _LOGGERS: Final = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai", "aiohttp.client")
 
 _connect_s: ContextVar[float] = ContextVar("connect_s")  # the deadline for connecting, of the attempt made here
@@ -61,6 +64,7 @@ def load_now() -> Any:
         if not _loaded:
             for name, text in _ENVIRONMENT.items():
                 os.environ.setdefault(name, text)
+            _strip_keys()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # litellm's own, about pydantic
                 _loaded.append(_prepare(importlib.import_module("litellm")))
@@ -93,6 +97,13 @@ async def close() -> None:
         await _loaded[0].close_litellm_async_clients()
 
 
+def _strip_keys() -> None:
+    """Take the spaces and newlines off keys that came out of files: in a header they are an error."""
+    for name, text in os.environ.items():
+        if name.endswith(_KEYS) and text != text.strip():
+            os.environ[name] = text.strip()
+
+
 def _prepare(litellm: Any) -> Any:
     for name, value in _SWITCHES.items():
         setattr(litellm, name, value)
@@ -103,6 +114,7 @@ def _prepare(litellm: Any) -> Any:
     for needed in _NEEDED:
         importlib.import_module(needed)
     _limit_connecting()
+    _accept_parts()
     _warm_up(litellm)
     return litellm
 
@@ -117,6 +129,19 @@ def _warm_up(litellm: Any) -> None:
         answer = litellm.completion("openai/gpt-4o", hello, mock_response="Hello.", stream=stream, **{"no-log": True})
         if stream:
             list(answer)
+
+
+def _accept_parts() -> None:
+    """litellm takes no answer whose content is a list of parts, as some servers give it: it gets the parts' text."""
+    types = importlib.import_module("litellm.types.utils")
+    for kind in (types.Message, types.Delta):
+
+        def of_text(
+            self: Any, content: Any = None, *args: Any, made: Callable[..., None] = kind.__init__, **kwargs: Any
+        ) -> None:
+            made(self, text_of(content) if isinstance(content, list) else content, *args, **kwargs)
+
+        kind.__init__ = of_text
 
 
 def _limit_connecting() -> None:

@@ -1,6 +1,5 @@
 """Answers of a type: the JSON Schema that goes to the provider, and what is done with an answer that doesn't fit."""
 
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -8,6 +7,7 @@ import msgspec
 
 from actors.models.call import ChatMessage
 from protocols.errors import BadOption
+from protocols.types import decoder, json_schema, type_name
 
 VALUE: Final = "value"  # providers want an object: any other type is its one field
 REPAIR: Final = "Your answer can't be used: {reason}. Answer again, with JSON that fits the schema, and nothing else."
@@ -17,14 +17,14 @@ class AnswerType:
     """What `returns` asks for. Raises BadOption for a type that JSON can't be decoded to."""
 
     def __init__(self, wanted: Any) -> None:
-        self.name = wanted.__name__ if isinstance(wanted, type) and not typing.get_args(wanted) else str(wanted)
+        self.name = type_name(wanted)
         try:
-            (schema,), components = msgspec.json.schema_components([wanted], ref_template="#/$defs/{name}")
+            (schema,), components = json_schema([wanted])
             target = components[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
             self._wrapped = target.get("type") != "object"
-            self._decoder = msgspec.json.Decoder(dict[str, wanted] if self._wrapped else wanted)
+            self._decode = decoder(dict[str, wanted] if self._wrapped else wanted)
         except TypeError as error:
-            raise BadOption("returns", self.name, f"it is a type that msgspec can decode from JSON ({error})") from None
+            raise BadOption("returns", self.name, f"it is a type that JSON can be decoded to ({error})") from None
         if self._wrapped:
             schema = {
                 "type": "object",
@@ -40,7 +40,7 @@ class AnswerType:
         """The answer; raises msgspec.DecodeError, with what is wrong with it. Half an answer is none."""
         if finish_reason == "length":
             raise msgspec.DecodeError("it was cut off at max_tokens")
-        decoded = self._decoder.decode(_unfenced(text))
+        decoded = self._decode(_unfenced(text))
         if not self._wrapped:
             return decoded
         if decoded.keys() != {VALUE}:

@@ -16,6 +16,8 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from actors.functions import trait
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _TRAITS: Final = "__callboard_tool__"
@@ -90,9 +92,9 @@ def tool(
 
 
 def declared(function: Callable[..., Any]) -> tuple[Traits, str]:
-    """What `tool` says of a function: its traits, and its name if it has one of its own."""
-    found: tuple[Traits, str] = getattr(function, _TRAITS, UNMARKED)
-    return found
+    """What `tool` says of a function, or of that in a partial: its traits, and its name if it has one of its own."""
+    found: tuple[Traits, str] | None = trait(function, _TRAITS)
+    return found or UNMARKED
 
 
 def actor_tool(

@@ -12,17 +12,27 @@ import fnmatch
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-import msgspec
 
 from actors.tools.declaration import Traits, tool
 from actors.tools.mcp_server import McpServer, check_server_name, fits
 from actors.tools.registry import RegisteredTool, ToolInfo, may_use, tool_info
 from actors.tools.schema import SchemaParameters
-from protocols.errors import BadTool, ExtraMissing, McpFailed, OutcomeUnknown, UnknownMcpServer, UnknownTool, listed
+from protocols.errors import (
+    BadTool,
+    ExtraMissing,
+    McpFailed,
+    NotStorable,
+    OutcomeUnknown,
+    UnknownMcpServer,
+    UnknownTool,
+    listed,
+)
+from protocols.messages import encode_json
+from protocols.values import TOO_DEEP, check_depth, whole_text, whole_texts
 
 if TYPE_CHECKING:
     from actors.tools.mcp_wire import Trouble
@@ -210,16 +220,24 @@ class _Session:
             async with asyncio.timeout(config.call_s):
                 for _ in range(MAX_PAGES):
                     page = await self.connection.client.list_tools(cursor=cursor)
-                    infos += [_info(self.server.name, config, each) for each in page.tools if config.offers(each.name)]
+                    infos += self._usable(each for each in page.tools if config.offers(each.name))
                     cursor = page.next_cursor
                     if cursor is None:
                         return infos
-        except BadTool as error:
-            raise McpFailed(self.server.name, f"lists a tool that can't be used. {error}") from error
         except Exception as error:
             self.over.set()
             raise McpFailed(self.server.name, self.connection.explain(error, config.call_s)) from error
         raise McpFailed(self.server.name, f"lists its tools on more than {MAX_PAGES} pages.")
+
+    def _usable(self, offered: Iterable[Any]) -> Iterator[ToolInfo]:
+        """What is known of tools; one that can't be used is left out, and the log says why."""
+        for each in offered:
+            try:
+                yield _info(self.server.name, self.server.config, each)
+            except (BadTool, NotStorable, RecursionError) as error:
+                deep = isinstance(error, RecursionError)
+                reason = f"the schema of {each.name!r} {TOO_DEEP}" if deep else str(error)
+                log.warning("%s: a tool is left out: %s", self, reason)
 
 
 def choose(infos: Sequence[ToolInfo], name: str, role: str) -> list[ToolInfo]:
@@ -238,7 +256,7 @@ def tool_name(server: str, tool: str) -> str:
     """SERVER__TOOL, as providers take it: what they don't take is replaced, and what is too long is cut; then a few
     characters of its digest keep it apart from others.
     """
-    whole = f"{server}__{tool}"
+    whole = whole_text(f"{server}__{tool}")
     legal = re.sub(r"[^a-zA-Z0-9_-]", "_", whole)
     if legal == whole and len(whole) <= MAX_NAME:
         return whole
@@ -258,11 +276,13 @@ def _info(server: str, config: McpServer, offered: Any) -> ToolInfo:
         roles=config.roles,
     )
     name = tool_name(server, offered.name)
-    parameters = SchemaParameters(name, offered.input_schema)
+    schema = whole_texts(offered.input_schema)
+    check_depth(encode_json(schema), f"the schema of {name}")
+    parameters = SchemaParameters(name, schema)
     if parameters.wrapped:
         raise BadTool(name, "what it takes is not of type object")
-    description = offered.description or offered.title or ""
-    return tool_info("mcp", name, description, parameters.schema, f"{server}/{offered.name}", traits)
+    description = whole_text(offered.description or offered.title or "")
+    return tool_info("mcp", name, description, parameters.schema, whole_text(f"{server}/{offered.name}"), traits)
 
 
 def _text(result: Any) -> str:
@@ -278,8 +298,8 @@ def _text(result: Any) -> str:
         else:
             parts.append(f"[{block.type} {getattr(block, 'mime_type', None) or ''}]")
     if not parts and result.structured_content is not None:
-        return msgspec.json.encode(result.structured_content).decode()
-    return "\n".join(parts)
+        return encode_json(whole_texts(result.structured_content)).decode()
+    return whole_text("\n".join(parts))
 
 
 def _need_mcp() -> None:

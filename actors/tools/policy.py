@@ -15,6 +15,7 @@ import msgspec
 
 from actors.tools.registry import RegisteredTool
 from protocols.codec import digest
+from protocols.values import canonical, plain
 
 Action = Literal["allow", "deny", "approve"]
 
@@ -59,13 +60,13 @@ def decide(
 
 def call_digest(tool: str, arguments: Mapping[str, Any]) -> str:
     """What an approval is bound to: SHA-256 of the tool's name and its arguments as JSON, keys sorted."""
-    return digest(msgspec.json.encode([tool, arguments], order="sorted"))
+    return digest(_sorted([tool, canonical(arguments)]))
 
 
 def _first(policies: Iterable[ToolPolicy], tool: RegisteredTool, arguments: Mapping[str, Any]) -> Verdict:
-    plain: Mapping[str, Any] = msgspec.to_builtins(arguments)
+    given: Mapping[str, Any] = msgspec.to_builtins(arguments, enc_hook=plain)
     for policy in policies:
-        if fnmatch.fnmatchcase(tool.name, policy.tool) and _fit(policy.arguments, plain):
+        if fnmatch.fnmatchcase(tool.name, policy.tool) and _fit(policy.arguments, given):
             return Verdict(policy.action, policy.note or _in_words(policy))
     return Verdict("approve", "the tool asks for it") if tool.traits.approval else Verdict("allow")
 
@@ -77,7 +78,11 @@ def _fit(patterns: Mapping[str, str], arguments: Mapping[str, Any]) -> bool:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value, order="sorted").decode()
+    return value if isinstance(value, str) else _sorted(value).decode()
+
+
+def _sorted(value: Any) -> bytes:
+    return msgspec.json.encode(value, enc_hook=plain, order="sorted")
 
 
 def _in_words(policy: ToolPolicy) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from actors.functions import function_name, return_type
 from actors.tools.declaration import ActorTool, Traits, declared
 from actors.tools.schema import (
     INPUT,
@@ -16,10 +17,10 @@ from actors.tools.schema import (
     Schema,
     SchemaParameters,
     documentation,
-    function_name,
 )
-from protocols.errors import BadTool, DuplicateTool, UnknownTool, listed
+from protocols.errors import BadTool, DuplicateTool, NotStorable, UnknownTool, listed
 from protocols.ports import Route
+from protocols.types import check_class
 
 Source = Literal["function", "actor", "mcp"]
 NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what all providers take
@@ -135,6 +136,10 @@ def function_tool(function: Callable[..., Any]) -> RegisteredTool:
     name = check_name(name or function_name(function))
     description, documented = documentation(function)
     parameters = FunctionParameters(name, function, documented)
+    try:
+        check_class(return_type(function), "what it returns")
+    except NotStorable as error:
+        raise BadTool(name, str(error)) from None
     origin = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', name)}"
     return RegisteredTool(
         tool_info("function", name, description, parameters.schema, origin, traits), parameters, function=function

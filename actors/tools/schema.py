@@ -5,9 +5,7 @@ others declare (an actor, an MCP server) comes as a schema already.
 """
 
 import copy
-import functools
 import inspect
-import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -15,14 +13,17 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from protocols.errors import BadTool, InvalidArguments
+from actors.functions import bound, type_hint_names, underlying
+from protocols.errors import BadTool, InvalidArguments, NotStorable
+from protocols.types import Decode, convert, decoder, is_decodable, json_schema
+from protocols.values import check_depth, encode_value, is_model
 
 HIDDEN: Final = ("idempotency_key", "ctx")  # parameters that a model doesn't see: the runtime gives them
 INPUT: Final = "input"  # the one argument of what takes something else than an object
 MAX_REASON: Final = 500  # characters of what a validator says: it may quote all of the arguments
 ALLOWED: Final = (
     "allowed are bool, int, float, str, bytes, None, Decimal, UUID, dates and times, Literal, enums, list, tuple, set, "
-    "dict, TypedDict, dataclasses, Structs, unions of them, and Any"
+    "dict, TypedDict, dataclasses, Structs, pydantic models, unions of them, and Any"
 )
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -48,11 +49,17 @@ class FunctionParameters:
     def __init__(self, tool: str, function: Callable[..., Any], documented: Mapping[str, str] | None = None) -> None:
         self._tool = tool
         fields = _fields(tool, function)
-        struct = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True, kw_only=True)
-        self._decoder = msgspec.json.Decoder(struct)
-        (whole,), components = msgspec.json.schema_components([struct], ref_template="#/$defs/{name}")
+        self._by_pydantic = {name: hint for name, hint, _ in fields if not is_decodable(hint)}
+        whole_fields = [(name, Any if name in self._by_pydantic else hint, it) for name, hint, it in fields]
+        struct = msgspec.defstruct("Arguments", whole_fields, forbid_unknown_fields=True, kw_only=True)
+        self._decode = decoder(struct)
+        (whole,), components = json_schema([struct])
         schema = components.pop(whole["$ref"].rpartition("/")[2])
         del schema["title"]
+        for name, hint in self._by_pydantic.items():
+            (part,), more = json_schema([hint])
+            schema["properties"][name].update(part)
+            components.update(more)
         for name, text in (documented or {}).items():
             if name in schema["properties"]:
                 schema["properties"][name].setdefault("description", text)
@@ -61,10 +68,13 @@ class FunctionParameters:
     def decode(self, arguments: str) -> dict[str, Any]:
         """The keyword arguments, with the function's defaults; raises InvalidArguments."""
         try:
-            decoded = self._decoder.decode(arguments.strip() or "{}")
-        except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+            decoded = _decoded(self._decode, arguments)
+            given = {name: getattr(decoded, name) for name in decoded.__struct_fields__}
+            for name, hint in self._by_pydantic.items():
+                given[name] = convert(given[name], hint)
+        except (msgspec.DecodeError, NotStorable) as error:
             raise InvalidArguments(self._tool, _shortened(str(error))) from None
-        return {name: getattr(decoded, name) for name in decoded.__struct_fields__}
+        return given
 
 
 class SchemaParameters:
@@ -99,9 +109,9 @@ class SchemaParameters:
         from referencing.exceptions import Unresolvable
 
         try:
-            decoded = msgspec.json.decode(arguments.strip() or "{}")
+            decoded = _decoded(decoder(Any), arguments)
             worst = best_match(self._validator.iter_errors(decoded))
-        except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        except (msgspec.DecodeError, NotStorable, RecursionError) as error:
             raise InvalidArguments(self._tool, _shortened(str(error))) from None
         except Unresolvable as error:
             raise InvalidArguments(
@@ -114,7 +124,7 @@ class SchemaParameters:
 
 def documentation(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """What a function's docstring says of it, and of each parameter (Google, NumPy, or Sphinx style)."""
-    text = inspect.getdoc(_underlying(function)) or ""
+    text = inspect.getdoc(underlying(function)) or ""
     if not text:
         return "", {}
     import docstring_parser  # 40 ms, and only who has tools needs it
@@ -127,18 +137,6 @@ def documentation(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     return whole, described
 
 
-def function_name(function: Callable[..., Any]) -> str:
-    """A function's own name; "" if it has none."""
-    return str(getattr(_underlying(function), "__name__", ""))
-
-
-def _underlying(function: Callable[..., Any]) -> Callable[..., Any]:
-    while isinstance(function, functools.partial):
-        function = function.func
-    whole: Callable[..., Any] = inspect.unwrap(function)
-    return whole
-
-
 def _fields(tool: str, function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
     """A Struct's fields for a function's parameters."""
     try:
@@ -147,6 +145,8 @@ def _fields(tool: str, function: Callable[..., Any]) -> list[tuple[str, Any, Any
         raise BadTool(tool, f"its parameters can't be seen ({error})") from None
     seen = {name: it for name, it in parameters.items() if name not in HIDDEN}
     hints = _hints(tool, function, seen)
+    given = bound(function)[1]  # by a partial: what has no type that JSON has is no business of a model's
+    seen = {name: it for name, it in seen.items() if name not in given or (name in hints and _has_schema(hints[name]))}
     for name, parameter in seen.items():
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise BadTool(tool, f"its parameter {name!r} is positional-only: models give arguments by name")
@@ -155,7 +155,7 @@ def _fields(tool: str, function: Callable[..., Any]) -> list[tuple[str, Any, Any
         if name not in hints:
             raise BadTool(tool, f"its parameter {name!r} has no type: {ALLOWED}")
         try:
-            msgspec.json.schema_components([hints[name]])
+            json_schema([hints[name]])
         except TypeError as error:
             reason = str(error).replace("\n", " ").partition(" requires either:")[0]
             raise BadTool(
@@ -164,13 +164,18 @@ def _fields(tool: str, function: Callable[..., Any]) -> list[tuple[str, Any, Any
     return [(name, hints[name], _default(it.default)) for name, it in seen.items()]
 
 
+def _has_schema(hint: Any) -> bool:
+    try:
+        json_schema([hint])
+    except TypeError:
+        return False
+    return True
+
+
 def _hints(tool: str, function: Callable[..., Any], seen: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     """The types of the parameters that a model sees; those of the others need not even be importable."""
     given = {name: it.annotation for name, it in seen.items() if it.annotation is not inspect.Parameter.empty}
-    source: Any = _underlying(function)
-    if not hasattr(source, "__globals__"):
-        source = source.__call__  # an object that can be called
-    names = getattr(source, "__globals__", {})
+    names = type_hint_names(function)
     try:
         shell = types.SimpleNamespace(__annotations__=given)
         return typing.get_type_hints(shell, globalns=names, include_extras=True)
@@ -186,9 +191,9 @@ def _default(default: Any) -> Any:
         return msgspec.NODEFAULT
     try:
         hash(default)
-        msgspec.json.encode(default)
-        plain = not isinstance(default, float) or math.isfinite(default)
-    except (TypeError, ValueError):
+        encode_value(default)
+        plain = not is_model(type(default))
+    except TypeError:
         plain = False
     return default if plain else msgspec.field(default_factory=lambda: copy.deepcopy(default))
 
@@ -203,6 +208,14 @@ def _inlined(schema: Schema) -> Schema:
     if name not in definitions or "$ref" in definitions[name]:
         return schema
     return {**definitions[name], **{other: value for other, value in schema.items() if other != "$ref"}}
+
+
+def _decoded(decode: Decode, arguments: str) -> Any:
+    """What a model wrote. Raises msgspec.DecodeError, and NotStorable for what is nested too deeply."""
+    arguments = arguments.strip() or "{}"
+    decoded = decode(arguments)
+    check_depth(arguments.encode(), "the whole")
+    return decoded
 
 
 def _shortened(text: str) -> str:

@@ -3,13 +3,14 @@ they run.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from callboard.cli.options import ASK, DEBUG, START, Json, Limit, OfRole, OfRun, RunId, app
-from protocols.errors import CallboardError, UserError
+from protocols.errors import BadOption, CallboardError, UserError
 from protocols.messages import Priority
 
 __all__ = ["app", "main"]
@@ -24,6 +25,7 @@ Tied = Annotated[bool, typer.Option("--tied", hidden=True, help="End when standa
 def main() -> None:
     """The entry point. Exit codes: 0 it went well, 1 it did not, 2 bad input, 130 Ctrl-C."""
     try:
+        _check_arguments(sys.argv[1:])
         app()
     except (CallboardError, BaseExceptionGroup) as raised:
         from callboard.cli.errors import error_in, in_a_line
@@ -34,6 +36,17 @@ def main() -> None:
             raise
         note(f"[bold red]error:[/] {plain(in_a_line(error))}")
         sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def _check_arguments(given: Sequence[str]) -> None:
+    """Raise BadOption for an argument that is no text and no file's name: bytes that are no UTF-8."""
+    for number, argument in enumerate(given, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            if not Path(argument).exists():
+                where = f"character {error.start + 1} is no UTF-8"
+                raise BadOption(f"Argument {number}", argument, f"it is no text: {where}") from None
 
 
 # -- start -----------------------------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 from rich import box
-from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -21,10 +22,26 @@ GAP: Final = 2  # between columns
 _STYLES: Final = {logging.DEBUG: "dim", logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "bold red"}
 
 
+_VISIBLE: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+def visible(text: str) -> str:
+    """A text whose control characters are shown and not obeyed: an error or a result may come from anywhere."""
+    return text.replace("\r\n", "\n").translate(_VISIBLE)
+
+
+class Screen(Console):
+    """A console that writes texts as `visible` has them; its own colours are none of theirs."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 def people(*, stderr: bool = False) -> Console:
     """A console for people. Without a terminal it writes plain text, wide enough for our tables."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+    console = Screen(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Screen(stderr=stderr, highlight=False, width=PIPE_WIDTH)
 
 
 def write_json(value: object) -> None:
@@ -33,7 +50,8 @@ def write_json(value: object) -> None:
 
 
 def write_text(text: str) -> None:
-    """A text as it is on standard output."""
+    """A text on standard output, as it is; on a terminal, `visible`."""
+    text = visible(text) if sys.stdout.isatty() else text
     sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 
 
@@ -114,7 +132,7 @@ class _Terminal(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Screen(stderr=True, highlight=False)
 
     def emit(self, record: logging.LogRecord) -> None:
         self._console.print(Text(self.format(record), style=_STYLES.get(record.levelno, "")), soft_wrap=True)

@@ -20,6 +20,7 @@ from protocols.errors import BadOption, StillAtWork
 from protocols.messages import OPENS_TASK, Kind, Priority
 from protocols.names import role_of
 from protocols.ports import SystemClock
+from protocols.values import TOO_DEEP
 
 ORIGIN: Final = "command line"
 ID_LENGTH: Final = 32
@@ -69,16 +70,21 @@ def send(order: Order, *, as_json: bool) -> None:
 
 def payload_of(text: str) -> Any:
     """A payload as it was given: `-` is standard input, `@file` a file; what is no JSON is text. Raises BadOption."""
-    if text == "-":
-        text = sys.stdin.read()
-    elif text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise BadOption("PAYLOAD", text, f"{reason}") from None
+    given = text
     try:
+        if given == "-":
+            text = sys.stdin.buffer.read().decode()
+        elif given.startswith("@"):
+            text = Path(given[1:]).read_bytes().decode()
         return msgspec.json.decode(text)
+    except OSError as error:
+        raise BadOption("PAYLOAD", given, f"{error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise BadOption("PAYLOAD", given, f"it is no text: byte {error.start + 1} is no UTF-8") from None
+    except UnicodeEncodeError as error:
+        raise BadOption("PAYLOAD", given, f"it is no text: character {error.start + 1} is no Unicode") from None
+    except RecursionError:
+        raise BadOption("PAYLOAD", f"{given[:20]}...", f"it {TOO_DEEP}") from None
     except msgspec.DecodeError:
         return text
 

@@ -24,6 +24,8 @@ from callboard.cli.session import opened
 from callboard.config import Config
 from callboard.settings import PREFIX, Settings
 from protocols.errors import BadName, BadOption, DatabaseUnavailable, RedisUnavailable, UserError, listed
+from protocols.messages import Message
+from protocols.types import fields_of
 
 log = logging.getLogger("callboard")
 
@@ -140,9 +142,9 @@ def _introduction(app: str, definitions: Mapping[str, Definition], settings: Set
 def example_payload(definition: Definition) -> str:
     """A payload that the role's first handler takes, as JSON, or text where it takes that."""
     payload = definition.handlers[0].payload
-    if isinstance(payload, type) and issubclass(payload, msgspec.Struct):
-        fields = msgspec.structs.fields(payload)
-        return msgspec.json.encode({f.encode_name: _example(f.type) for f in fields if f.required}).decode()
+    fields = None if payload is Message else fields_of(payload)
+    if fields is not None:
+        return msgspec.json.encode({name: _example(kind) for name, kind, required in fields if required}).decode()
     example = _example(payload)
     return example if isinstance(example, str) else msgspec.json.encode(example).decode()
 

@@ -6,6 +6,7 @@ from actors.models.call import Call, Live, ModelReply, Rates, ToolCall
 from actors.models.failures import AttemptFailed
 from protocols.events import Cost, Usage
 from protocols.messages import encode_json
+from protocols.values import whole_texts
 
 
 class ScriptedModels:
@@ -67,7 +68,7 @@ def _tools_called(wanted: Sequence[tuple[str, object]], model: str, number: int)
         ToolCall(
             id=f"call-{number}-{place}",
             name=name,
-            arguments=arguments if isinstance(arguments, str) else encode_json(arguments).decode(),
+            arguments=arguments if isinstance(arguments, str) else encode_json(whole_texts(arguments)).decode(),
         )
         for place, (name, arguments) in enumerate(wanted)
     )

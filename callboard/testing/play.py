@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -36,6 +35,7 @@ from protocols.messages import Kind, Message, part_of
 from protocols.names import event_id, message_id, new_id, role_of, run_stream
 from protocols.ports import ANY, Lease, Tenure, Undecodable
 from protocols.states import RUNNING
+from protocols.types import decode_as
 
 WITHIN_S: Final = 30.0  # real seconds, for what takes none: only what is stuck takes longer
 # A message takes fewer turns of the event loop than this from one actor to the next.
@@ -256,7 +256,7 @@ class Play:
             if isinstance(body, e.TaskHandedOff):
                 task, actor = body.task, body.to
             elif isinstance(body, e.TaskCompleted):
-                return msgspec.json.decode(b"null" if body.result is UNSET else bytes(body.result), type=returns)
+                return decode_as(b"null" if body.result is UNSET else bytes(body.result), returns)
         raise AssertionError(f"task {task} of {actor} has not ended; its events: {self.types(actor)}")
 
     @property

@@ -433,7 +433,6 @@ async def test_a_call_that_takes_too_long_has_an_unknown_outcome_unless_it_only_
         ),
         (nonsense("many-pages"), "lists its tools on more than 100 pages."),
         (nonsense("wrong-listing"), "doesn't speak MCP (ValidationError)."),
-        (nonsense("bad-schema"), "lists a tool that can't be used. Tool 'it__odd' can't be used: its parameters"),
         (McpServer(url="http://127.0.0.1:9/mcp"), "can't be reached: All connection attempts failed."),
     ],
     ids=lambda value: str(value) if isinstance(value, McpServer) else value[:20],
@@ -448,6 +447,15 @@ async def test_a_server_that_can_not_be_used_is_named_with_the_reason(
     assert str(error.value).startswith(f"MCP server 'it' {says}")
     assert "sesame" not in caplog.text
     assert "Welcome" not in caplog.text
+
+
+async def test_a_tool_that_can_not_be_used_is_left_out_and_the_others_are_offered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with McpSessions({"it": nonsense("bad-schema", call_s=20)}) as opened:
+        assert [tool.name for tool in await opened.tools("it")] == ["it__good"]
+    assert "a tool is left out: Tool 'it__odd' can't be used: its parameters" in caplog.text
+    assert "a tool is left out: the schema of 'deep' is nested more than 200 levels deep" in caplog.text
 
 
 async def test_an_answer_that_is_none_leaves_the_outcome_unknown() -> None:

@@ -147,7 +147,7 @@ async def test_a_result_that_is_no_json_fails_the_task() -> None:
 
     async with spec(Opaque) as play:
         sent = await play.when("opaque", None)
-        with pytest.raises(TaskFailed, match="TypeError"):
+        with pytest.raises(TaskFailed, match="NotStorable: the result is of type object"):
             await play.result(sent)
 
 

@@ -1,15 +1,18 @@
 """What the command line says, in words: pure functions."""
 
+import io
 import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rich.text import Text
 from typer.models import CommandInfo
 from typer.testing import CliRunner
 
@@ -17,7 +20,8 @@ from actors.definition import Actor, Definition, Struct
 from callboard.cli.errors import error_in, in_a_line
 from callboard.cli.health import numbers
 from callboard.cli.history import actors_at, up_to
-from callboard.cli.main import app
+from callboard.cli.main import app, main
+from callboard.cli.output import Listing, Screen, plain, visible
 from callboard.cli.send import Order, check, payload_of
 from callboard.cli.serve import chosen, example_payload, process_counts
 from callboard.cli.story import WORDS, line, tell
@@ -179,6 +183,24 @@ def test_actors_are_folded_up_to_a_position() -> None:
         up_to(5, log.events)
 
 
+# -- texts from elsewhere ----------------------------------------------------------------------------------------
+
+
+def test_control_characters_in_a_text_are_shown_and_not_obeyed() -> None:
+    evil = "hi \x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b2Jthere\r\nnext\tline"
+    assert visible(evil) == "hi \\x1b]52;c;ZXZpbA==\\x07\\x1b[2J\\x9b2Jthere\nnext\tline"
+    shown = io.StringIO()
+    screen = Screen(file=shown, force_terminal=True, width=200)
+    screen.print(Text(evil, "red"))
+    screen.print(f"[bold]{plain(evil)}[/]", soft_wrap=True)
+    table = Listing("what")
+    table.add(evil)
+    screen.print(table)
+    assert "\x1b[31m" in shown.getvalue()  # its own colours
+    for command in ("\x1b]52", "\x1b[2J", "\x9b", "\x07"):
+        assert command not in shown.getvalue()
+
+
 # -- what is given by hand -------------------------------------------------------------------------------------
 
 
@@ -187,6 +209,35 @@ def test_a_payload_is_json_or_else_text() -> None:
     assert payload_of("write on tides") == "write on tides"
     with pytest.raises(BadOption, match="'@/no/such/file' can't be used: No such file"):
         payload_of("@/no/such/file")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a\xffb", "it is no text: byte 2 is no UTF-8"),
+        (b'{"x": "\xff"}', "it is no text: byte 8 is no UTF-8"),
+        (b"[" * 100_000, "it is nested more than 200 levels deep"),
+    ],
+)
+def test_bytes_that_are_no_text_are_refused_as_a_payload(
+    content: bytes, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "payload").write_bytes(content)
+    for payload in ("-", f"@{tmp_path}/payload"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        with pytest.raises(BadOption, match=says):
+            payload_of(payload)
+
+
+def test_an_argument_that_is_no_text_is_refused_wherever_it_stands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["send", "chat", "a\udcffb"], ["run", "\udcff"], ["send", "chat", "1", "--key", "\udcff"]):
+        monkeypatch.setattr("sys.argv", ["callboard", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        assert f"error: Argument {len(arguments)} " in capsys.readouterr().err
 
 
 def test_options_that_contradict_each_other_are_refused() -> None:

@@ -107,6 +107,27 @@ def test_arguments_that_are_no_object_are_wrapped(arguments: str) -> None:
     assert_valid(render([USER, turn, RESULT], "anthropic"))
 
 
+def test_arguments_that_are_nested_too_deeply_to_be_read_are_wrapped() -> None:
+    call = {**CALL, "function": {"name": "clock", "arguments": '{"city":' + "[" * 100_000}}
+    assert_valid(render([USER, {**TURN, "tool_calls": [call]}, RESULT], "openai"))
+
+
+@pytest.mark.parametrize(
+    ("name", "legal"),
+    [
+        ("clock", "clock"),
+        ("functions.clock<|channel|>x", "functions_clock__channel__x"),
+        ("a" * 80, "a" * 64),
+        ("\u00fcber", "_ber"),
+        ("", "unnamed"),
+    ],
+)
+def test_a_name_that_no_provider_takes_back_is_made_legal(name: str, legal: str) -> None:
+    call = {**CALL, "function": {"name": name, "arguments": "{}"}}
+    turn = render([USER, {**TURN, "tool_calls": [call]}, RESULT], "openai")[1]
+    assert turn["tool_calls"][0]["function"]["name"] == legal
+
+
 def test_what_a_provider_gave_for_its_own_use_goes_back_to_it_and_to_no_other() -> None:
     thoughts = {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}]}
     answer = {**ANSWER, "private": {"anthropic": thoughts}}
