@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from tests.conftest import DEADLINE_S, administer, at, forget_keys, run
+from tests.conftest import DEADLINE_S, run
+from tests.databases import administer, at, forget_keys
 from tests.servers import Servers
 
 CALLBOARD = Path(sys.executable).parent / "callboard"
