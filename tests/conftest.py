@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import runpy
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ KEEPER: Final = pytest.StashKey[Keeper]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run what takes long at its full size: minutes, not seconds")
+    parser.addoption("--stalls", action="store_true", help="let the event loops of all processes stand still at times")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,6 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         keeper = config.stash[KEEPER] = Keeper()
         os.environ[RUN] = str(keeper.folder)
+    if config.getoption("--stalls"):
+        folder = str(Path(__file__).parent / "stalls")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+        runpy.run_path(f"{folder}/sitecustomize.py")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
