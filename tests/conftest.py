@@ -1,28 +1,63 @@
 """What all tests share: servers, and a fresh database for each test that asks for one."""
 
 import asyncio
+import os
+import runpy
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
-import asyncpg
 import pytest
-from redis.asyncio import Redis
 
-from callboard.bootstrap import namespace_of
-from eventstore.migrations import migrate
+from tests.databases import Databases, administer, at
 from tests.forking import Forks
 from tests.forking import forks as started_forks
-from tests.servers import Servers
+from tests.servers import RUN, Keeper, Servers
 from tests.servers import servers as running_servers
 
 DEADLINE_S: Final = 60.0  # of whatever a test waits for: a machine that is busy for a while fails none
+KEEPER: Final = pytest.StashKey[Keeper]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run what takes long at its full size: minutes, not seconds")
+    parser.addoption("--stalls", action="store_true", help="let the event loops of all processes stand still at times")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin a run, for this process or for the workers that it starts."""
+    if not hasattr(config, "workerinput"):
+        keeper = config.stash[KEEPER] = Keeper()
+        os.environ[RUN] = str(keeper.folder)
+    if config.getoption("--stalls"):
+        folder = str(Path(__file__).parent / "stalls")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+        runpy.run_path(f"{folder}/sitecustomize.py")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if KEEPER in config.stash:
+        config.stash[KEEPER].end()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """A run of one file or test starts no workers: it is over sooner without."""
+    return 0 if len(config.args) == 1 and ".py" in config.args[0] else None
+
+
+@pytest.fixture(scope="session")
+def run_folder() -> Path:
+    """The folder of this run, shared by its workers; removed at the end."""
+    return Path(os.environ[RUN])
+
+
+@pytest.fixture(scope="session")
+def worker_name() -> str:
+    """The name of this process among those of the run."""
+    return os.environ.get("PYTEST_XDIST_WORKER", "alone")
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +72,17 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Servers]:
-    """PostgreSQL and Redis, for the whole session."""
-    with running_servers() as running:
+def servers(run_folder: Path) -> Iterator[Servers]:
+    """PostgreSQL and Redis, for the whole run."""
+    with running_servers(run_folder) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def databases(servers: Servers) -> Iterator[Databases]:
+    """Migrated databases, made ahead."""
+    with Databases(servers) as databases:
+        yield databases
 
 
 @pytest.fixture(scope="session")
@@ -63,25 +105,12 @@ def redis_url(servers: Servers) -> str:
     return servers.redis_url
 
 
-@pytest.fixture(scope="session")
-def template(servers: Servers) -> Iterator[str]:
-    """The name of a migrated database, for others to be copied from."""
-    name = f"callboard_template_{uuid4().hex}"
-    run(administer(servers, f"create database {name}"))
-    run(_migrate(at(servers.database_url, name)))
-    yield name
-    run(administer(servers, f"drop database {name} with (force)"))
-
-
 @pytest.fixture
-def database_url(servers: Servers, template: str) -> Iterator[str]:
+def database_url(databases: Databases) -> Iterator[str]:
     """A fresh, migrated database, dropped after the test; and so are the keys that were made for it."""
-    name = f"callboard_test_{uuid4().hex}"
-    run(_copy(servers, template, name))
-    url = at(servers.database_url, name)
+    url = databases.take()
     yield url
-    run(forget_keys(servers.redis_url, url))
-    run(administer(servers, f"drop database {name} with (force)"))
+    databases.give_back(url)
 
 
 @pytest.fixture
@@ -97,52 +126,3 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on a loop of its own, also where a fixture of a running loop asks for the database."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, work).result()
-
-
-def at(url: str, database: str) -> str:
-    """The URL of another database on the same server."""
-    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
-
-
-async def administer(servers: Servers, statement: str) -> None:
-    connection = await asyncpg.connect(servers.database_url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-async def forget_keys(redis_url: str, database_url: str) -> None:
-    """Delete the bus's keys of a store."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        store_id = await connection.fetchval("select id from store")
-    finally:
-        await connection.close()
-    async with Redis.from_url(redis_url) as redis:
-        keys = [key async for key in redis.scan_iter(f"cb:{{{namespace_of(store_id)}:*", count=1000)]
-        if keys:
-            await redis.delete(*keys)
-
-
-async def _migrate(url: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await migrate(connection)
-    finally:
-        await connection.close()
-
-
-async def _copy(servers: Servers, template: str, name: str) -> None:
-    # Copying files is the fast strategy for a small template, and the only one before PostgreSQL 15.
-    connection = await asyncpg.connect(servers.database_url)
-    try:
-        strategy = "strategy file_copy" if connection.get_server_version() >= (15,) else ""
-        await connection.execute(f"create database {name} template {template} {strategy}")
-    finally:
-        await connection.close()
-    connection = await asyncpg.connect(at(servers.database_url, name))
-    try:
-        await connection.execute("update store set id = gen_random_uuid()")  # a store of its own, not its template
-    finally:
-        await connection.close()

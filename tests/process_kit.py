@@ -20,7 +20,8 @@ from callboard.settings import Settings
 from protocols.codec import body_of
 from protocols.events import ENDS_TASK, Event
 from tests.cli_kit import until
-from tests.conftest import DEADLINE_S, forget_keys, run
+from tests.conftest import DEADLINE_S, run
+from tests.databases import forget_keys
 from tests.fake_provider import Play, Seen, environment
 from tests.faults.rest import becomes, owned
 from tests.forking import Forks

@@ -31,9 +31,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def session_servers() -> Iterator[OwnServers]:
-    """Servers for all scenarios, one after the other."""
-    with own_servers() as servers:
+def session_servers(run_folder: Path, worker_name: str) -> Iterator[OwnServers]:
+    """Servers for all scenarios of a worker, one after the other."""
+    with own_servers(run_folder, worker_name) as servers:
         yield servers
 
 

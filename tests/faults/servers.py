@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from callboard.services.account import account_for, private_folder
 from callboard.services.postgres import Postgres
 from callboard.services.server import Server
 from callboard.services.valkey import Valkey
+from tests.servers import OWN
 
 
 class OwnServers:
@@ -52,15 +52,14 @@ class OwnServers:
 
 
 @contextmanager
-def own_servers() -> Iterator[OwnServers]:
-    """Servers that run, for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        servers = OwnServers(Path(folder) / "home", Path(folder) / "sockets")
-        servers.start()
-        try:
-            yield servers
-        finally:
-            servers.stop()
+def own_servers(folder: Path, name: str) -> Iterator[OwnServers]:
+    """Servers that run, for as long as the block lasts, with their data in the folder of the run."""
+    servers = OwnServers(folder / f"{OWN}{name}", folder / f"sockets-{name}")
+    servers.start()
+    try:
+        yield servers
+    finally:
+        servers.stop()
 
 
 assert Valkey.kill_signal == signal.SIGKILL

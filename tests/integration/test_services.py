@@ -368,8 +368,9 @@ def test_a_symbolic_link_as_socket_folder_is_refused(home: Path, tmp_path: Path)
     folder.unlink()
 
 
-def test_one_url_for_the_tests_without_the_other_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="CALLBOARD_TEST_REDIS_URL is set alone"), servers({REDIS_URL: "redis://r"}):
+def test_one_url_for_the_tests_without_the_other_is_an_error(tmp_path: Path) -> None:
+    alone = servers(tmp_path, {REDIS_URL: "redis://r"})
+    with pytest.raises(RuntimeError, match="CALLBOARD_TEST_REDIS_URL is set alone"), alone:
         raise AssertionError
 
 
