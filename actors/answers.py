@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from actors.cancellation import cancel
-from actors.fold import WAITS, StepRecord
+from actors.fold import WAITS
+from actors.step_record import StepRecord
 from actors.values import content_of, store_value
 from protocols import events as e
 from protocols.errors import DeadlineExceeded

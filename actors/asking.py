@@ -160,4 +160,5 @@ class Asking(Recorded):
 
     async def _ask_model(self, name: str, ask: Ask) -> ModelReply:
         key, _ = await self._step(name, ask.fingerprint)
-        return await call_model(self._work, key, ask)
+        with self._work.step(key):
+            return await call_model(self._work, key, ask)

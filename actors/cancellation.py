@@ -11,7 +11,6 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actors.function_calls import call_step
-from actors.outgoing import outgoing
 from actors.steps import fingerprint
 from protocols import events as e
 from protocols.errors import StepFailed
@@ -50,12 +49,8 @@ def cancel(work: "Work", reason: str, handles: str, then: Callable[[], None]) ->
         body = e.MessageDiscarded(kind="cancel", reason="the task is being canceled already")
         work.write(body, handles=handles, then=then)
         return
-    asked = [
-        outgoing(work.message, "cancel", step.request.to, step.request.task, reason)
-        for _, step in work.fold.open_steps("question")
-        if isinstance(step.request, e.QuestionAsked)
-    ]
-    work.write(e.TaskCancelRequested(reason=reason), handles=handles, sends=tuple(asked), then=then)
+    asked = work.stop_all(reason)
+    work.write(e.TaskCancelRequested(reason=reason), handles=handles, sends=asked, then=then)
     work.canceled_at = work.since
     work.changed()
     if work.fold.retries and work.fold.steps[work.fold.retries[-1]].open:

@@ -107,7 +107,8 @@ class Context(Asking):
         returns = returns or return_type(function)
         if record is not None and record.done:
             return await self._outcome(key, record, returns)
-        encoded = await call_step(self._work, key, mark, function, args, kwargs)
+        with self._work.step(key):
+            encoded = await call_step(self._work, key, mark, function, args, kwargs)
         return decode(encoded, returns)
 
     async def tool(
@@ -130,7 +131,9 @@ class Context(Asking):
             untrusted=traits.untrusted,
         )
         key, _ = await self._step(tool, use.fingerprint)
-        return decode(await use_tool(self._work, key, use, self), returns or return_type(function))
+        with self._work.step(key):
+            result = await use_tool(self._work, key, use, self)
+        return decode(result, returns or return_type(function))
 
     async def ask(
         self,
@@ -163,27 +166,28 @@ class Context(Asking):
         returns: Any = None,
         timeout_s: float | None,
     ) -> Any:
-        record = self._work.fold.steps.get(step)
-        if record is None or record.again:
-            work = self._work
-            there = await work.cell.runtime.directory.resolve_one(to, key)
-            message = outgoing(
-                work.message,
-                kind,
-                there.stream,
-                there.task,
-                payload,
-                parent=self._task,
-                reply_to=ReplyTo(actor=work.message.to, task=self._task, step=step),
-                deadline=self._deadline(timeout_s),
-            )
-            sends = [message]
-            if timeout_s is not None and message.deadline is not None:
-                sends.append(work.timer(step, message.deadline))
-            mark = fingerprint((to, key, kind, payload))
-            asked = e.QuestionAsked(step=step, fingerprint=mark, to=there.stream, task=there.task)
-            self._work.write(asked, sends=tuple(sends))
-        return await self._outcome(step, await self._answered(step), returns)
+        work = self._work
+        with work.step(step):
+            record = work.fold.steps.get(step)
+            if record is None or record.again:
+                there = await work.cell.runtime.directory.resolve_one(to, key)
+                message = outgoing(
+                    work.message,
+                    kind,
+                    there.stream,
+                    there.task,
+                    payload,
+                    parent=self._task,
+                    reply_to=ReplyTo(actor=work.message.to, task=self._task, step=step),
+                    deadline=self._deadline(timeout_s),
+                )
+                sends = [message]
+                if timeout_s is not None and message.deadline is not None:
+                    sends.append(work.timer(step, message.deadline))
+                mark = fingerprint((to, key, kind, payload))
+                asked = e.QuestionAsked(step=step, fingerprint=mark, to=there.stream, task=there.task)
+                work.write(asked, sends=tuple(sends))
+            return await self._outcome(step, await self._answered(step), returns)
 
     async def handoff(self, to: str, payload: Any, *, key: str | None = None) -> Handoff:
         """Give the task over: `return await ctx.handoff("editor", draft)`. Whoever asked gets the other's answer."""
@@ -216,14 +220,19 @@ class Context(Asking):
         work = self._work
         count = self._received.get(kind, 0)  # of the task as a whole, whichever branch asks
         self._received[kind] = count + 1
-        arrived = work.fold.received.setdefault(kind, [])
-        if len(arrived) <= count:
+        step = f"receive:{kind}#{count}"
+        record = work.fold.steps.get(step)
+        if record is not None and record.given_up:
+            await self._given_up()
+        message = work.fold.take_received(kind, step)
+        if message is None:
             await new_ground(work)
-            step = f"receive:{kind}#{count}"
-            if step not in work.fold.steps:
+            if record is None or record.again:
                 work.write(e.WaitStarted(step=step, kind=kind, note=note))
-            await work.wait(step)
-        message = work.fold.received[kind][count]
+            with work.step(step):
+                await work.wait(step)
+            message = work.fold.take_received(kind, step)
+            assert message is not None
         return Received(message.kind, message.sender, decode(await load_value(work.store, message.content), returns))
 
     async def sleep(self, seconds: float) -> None:
@@ -234,7 +243,7 @@ class Context(Asking):
         if seconds < 0:
             raise ValueError(f"seconds={seconds}: at least 0")
         step, record = await self._step("sleep", "")
-        if record is None:
+        if record is None or record.again:
             work = self._work
             due_at = work.cell.runtime.clock.now() + timedelta(seconds=seconds)
             work.write(e.TimerSet(step=step, due_at=due_at), sends=(work.timer(step, due_at),))

@@ -38,7 +38,7 @@ from protocols.messages import encode_json, error_info
 from protocols.names import parse_event_id
 
 if TYPE_CHECKING:
-    from actors.fold import StepRecord
+    from actors.step_record import StepRecord
     from actors.work import Work
 
 BUDGET_PAUSE_S: Final = (1.0, 900.0)  # between two looks whether a budget has room again: first and longest, doubled

@@ -10,7 +10,7 @@ from protocols.errors import BadOption, McpFailed, ModelFailed, StepFailed, Task
 from protocols.money import Money
 
 if TYPE_CHECKING:
-    from actors.fold import Tally
+    from actors.step_record import Tally
 
 TRANSIENT: Final = (ConnectionError, TimeoutError, ModelFailed, McpFailed)
 

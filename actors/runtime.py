@@ -3,8 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextvars import copy_context
 from typing import Any, Final
 
+from actors.branches import follow_branches
 from actors.busy import Busy
 from actors.cell import Cell
 from actors.definition import Definition
@@ -88,6 +90,7 @@ class Runtime:
         self._untold: set[str] = set()  # streams of cells that wait for people, and the log says that they run
         self._parked: dict[str, float] = {}  # streams of cells that could be dropped, and since when, oldest first
         self._group = asyncio.TaskGroup()
+        self._context = copy_context()
         self._sender = Sender(bus, directory, self.timers, self._hand_over, self.spawn)
 
     def __repr__(self) -> str:
@@ -98,6 +101,7 @@ class Runtime:
 
     async def __aenter__(self) -> "Runtime":
         await self._group.__aenter__()
+        follow_branches()
         self._service = [self._group.create_task(self.timers.run()), self._group.create_task(self._passivate())]
         return self
 
@@ -251,8 +255,8 @@ class Runtime:
             self.on_settle(delivery)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str | None = None) -> asyncio.Task[None]:
-        """Run something under this runtime's ownership."""
-        return self._group.create_task(coroutine, name=name)
+        """Run something under this runtime's ownership, and as no part of what runs now."""
+        return self._group.create_task(coroutine, name=name, context=self._context.copy())
 
     # -- cells come and go ----------------------------------------------------------------------------------------
 
@@ -264,7 +268,7 @@ class Runtime:
             self._parked[cell.stream] = self.clock.monotonic()
         elif busy or cell.dropped:
             self._parked.pop(cell.stream, None)
-        if not busy and work is not None and work.actor_fold.state in RUNNING and work.waits_for_people:
+        if not busy and work is not None and work.actor_fold.state in RUNNING and work.activity.waits_for_people:
             self._untold.add(cell.stream)  # the log is told in a moment, if no branch of it goes on
         if busy == cell.busy:
             return
@@ -317,8 +321,15 @@ class Runtime:
         pause = min(1.0, max(0.05, self.passivate_after_s / 2))
         while True:
             await self.clock.sleep(pause)
+            self.look_again()
             self.tell_waits()
             self.passivate(older_than_s=self.passivate_after_s)
+
+    def look_again(self) -> None:
+        """See whether branches that went on beside what their task waits for only wait by now, for each other."""
+        for cell in list(self.busy.values()):
+            if cell.work is not None and cell.work.waiters:
+                self.busy_changed(cell)
 
     def tell_waits(self) -> None:
         """Let the log know of tasks that wait for people, where one branch of several has ended last."""
@@ -326,7 +337,7 @@ class Runtime:
         for stream in untold:
             cell = self._cells.get(stream)
             work = cell.work if cell is not None else None
-            if work is not None and work.parked and work.actor_fold.state in RUNNING and work.waits_for_people:
+            if work is not None and work.parked and work.actor_fold.state in RUNNING and work.activity.waits_for_people:
                 work.only_waits()
 
     def passivate(self, *, older_than_s: float) -> int:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actors.cancellation import Compensation, compensate
+from actors.branches import Branches, current, no_branches
+from actors.cancellation import PREFIX, Compensation, compensate
 from actors.context import Context
 from actors.definition import Definition, Handler, Handoff
 from actors.outgoing import error_reply, outgoing, reply
 from actors.steps import leave_branches
-from actors.writing import Writing
+from actors.writing import Waiter, Writing
 from protocols import events as e
 from protocols.errors import (
     BadPayload,
@@ -59,7 +60,6 @@ class Work(Writing):
         "models",
         "settles",
         "stopped",
-        "waiters",
     )
 
     def __init__(
@@ -89,7 +89,8 @@ class Work(Writing):
         self.compensations: list[Compensation] = []
         self.context = Context(self)
         self.effects = 0  # steps that run here right now
-        self.waiters: dict[str, asyncio.Future[None]] = {}  # steps that wait for a message, by key
+        self.waiters = {}
+        self.branches = Branches(self._branch_ended)
         self.handler: asyncio.Task[None] | None = None
         self.ended = False
 
@@ -104,13 +105,7 @@ class Work(Writing):
     @property
     def parked(self) -> bool:
         """Whether all that the handler does is wait for messages."""
-        return (
-            self.claimed
-            and not self.effects
-            and bool(self.waiters)
-            and not self.ended
-            and self.fold.cancel is None  # then it has things to do, soon
-        )
+        return self.claimed and bool(self.waiters) and self.activity.waits
 
     @property
     def deadline(self) -> datetime | None:
@@ -153,20 +148,30 @@ class Work(Writing):
 
     async def _run(self) -> None:
         leave_branches()
+        self.branches.enter()
         self.begun = True
         try:
             if not self.fresh:
                 await self.cell.journal.durable()
             while not await self._try():
-                self.context.detach()
-                self.context = Context(self)
-                self.compensations.clear()
                 self.live = False
             if self.fold.cancel is not None:
                 await compensate(self)
                 self.end_canceled(self.fold.cancel)
         except StoreUnavailable as error:
             self.cell.reload(error)  # nobody's fault: the task goes on when the store is back
+
+    def _leave_try(self) -> None:
+        """The handler is to run again. What it left behind in asyncio tasks of its own goes on no more; a question
+        that is open is found again by the next try.
+        """
+        self.context.detach()
+        self.context = Context(self)
+        self.compensations.clear()
+        former, self.branches = self.branches, Branches(self._branch_ended)
+        self.branches.enter()
+        former.cancel()
+        self.waiters.clear()
 
     async def _try(self) -> bool:
         """Run the handler once. False: it is to run again."""
@@ -208,6 +213,7 @@ class Work(Writing):
         if late or tries >= policy.attempts or not policy.covers(error):
             self.fail(error)
             return True
+        self._leave_try()
         step = f"retry#{tries - 1}"
         info = error_info(error)
         self.warn("failed, try %d of %d: %s; it is tried again", tries, policy.attempts, info.type)
@@ -312,6 +318,7 @@ class Work(Writing):
         if self.ended:
             return
         self.lose_all()
+        sends = (*sends, *self.stop_all("the task that asked has ended"))
         self.write(body, handles=handles, sends=sends, state=self._fire(trigger), then=ended)
         self.cell.journal.flush()
         self.detach()
@@ -320,10 +327,9 @@ class Work(Writing):
         """Let go of the handler: no call of its context has an effect any more, and it is cancelled."""
         self.ended = True
         self.context.detach()
-        for waiter in self.waiters.values():
-            waiter.cancel()
+        self.branches.cancel()
         if self.handler is not None and self.handler is not asyncio.current_task():
-            self.handler.cancel()
+            self.handler.cancel()  # it may not have begun
 
     # -- what the handler waits for --------------------------------------------------------------------------------
 
@@ -334,20 +340,43 @@ class Work(Writing):
         if self.waiters:
             self.changed()  # another branch only waits, and this one goes on
         try:
-            yield
+            with no_branches():
+                yield
         finally:
             self.effects -= 1
             self.changed()
 
+    @contextmanager
+    def step(self, key: str) -> Iterator[None]:
+        """While a step of the handler's is under way. One whose branch is cancelled is given up: that is recorded, or
+        it would stay open for ever, and a later run of the handler would not know that it went on without it.
+        """
+        try:
+            yield
+        except asyncio.CancelledError:
+            canceled = not self.ended and self.fold.cancel is not None and PREFIX not in key
+            if not (self.ended or canceled) and current() is self.branches:
+                self.give_up(key)
+            raise
+
     async def wait(self, step: str) -> None:
         """Return when the message that ends this step has come."""
-        waiter = self.waiters[step] = asyncio.get_running_loop().create_future()
+        task = asyncio.current_task()
+        waiter = Waiter(asyncio.get_running_loop().create_future(), task)
+        self.waiters[step] = waiter
+        self.branches.wait(task)
         self.changed()
         try:
-            await waiter
+            await waiter.future
         finally:
-            if self.waiters.pop(step, None) is not None:
+            self.branches.go_on(task)
+            if self.waiters.get(step) is waiter:
+                del self.waiters[step]
                 self.changed()
+
+    def _branch_ended(self) -> None:
+        if self.waiters and not self.ended:
+            self.changed()
 
     def changed(self) -> None:
         """Tell the runtime whether this work holds a slot."""
@@ -356,6 +385,7 @@ class Work(Writing):
     def wake(self, key: str) -> None:
         """What a step waits for is recorded: let it go on."""
         waiter = self.waiters.pop(key, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None and not waiter.future.done():
+            waiter.future.set_result(None)
+            self.branches.go_on(waiter.task)
             self.changed()  # before the next message is delivered: from now on the handler holds a slot

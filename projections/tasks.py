@@ -362,6 +362,7 @@ HANDLERS: dict[str, Callable[[TaskRow, Fact], None]] = {
     events.WaitStarted.TYPE: _wait_started,
     events.MessageReceived.TYPE: _step_answered,
     events.StepCompleted.TYPE: _step_completed,
+    events.StepGivenUp.TYPE: _step_answered,
     events.ToolRequested.TYPE: _step_answered,  # it runs again, where its outcome was unknown
     events.ToolOutcomeUnknown.TYPE: _outcome_unknown,
     events.ToolCompleted.TYPE: _tool_completed,

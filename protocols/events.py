@@ -8,6 +8,7 @@ along is in its *meta*: the message that it handles, the messages that it sends,
                              task.cancel_requested,
                              task.completed | task.failed | task.canceled | task.handed_off
     its steps                step.completed | step.failed                                     (own functions)
+                             step.given_up                                                    (of any kind)
                              tool.requested,  tool.completed | tool.failed | tool.outcome_unknown
                              model.requested, model.completed | model.failed | model.refused  (each attempt)
                              approval.requested, approval.decided, value.checked
@@ -220,6 +221,16 @@ class StepFailed(Body, frozen=True):
     step: str
     fingerprint: str
     error: ErrorInfo
+
+
+class StepGivenUp(Body, frozen=True):
+    """The branch that a step belongs to was cancelled: it timed out, or another branch failed. The handler went on.
+
+    Of a question, the message that tells the other actor to stop is in `meta.sends`. What comes late is discarded.
+    """
+
+    TYPE = "step.given_up"
+    step: str
 
 
 class ToolRequested(Body, frozen=True):
