@@ -105,7 +105,7 @@ def current() -> "Branches | None":
 
 @contextmanager
 def no_branches() -> Iterator[None]:
-    """What is created in here is no branch: libraries may create asyncio tasks that outlive what they are called for."""
+    """What is created in here is no branch: libraries may create asyncio tasks that outlive a call of theirs."""
     token = _in_effect.set(True)
     try:
         yield

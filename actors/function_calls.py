@@ -138,11 +138,11 @@ async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
         try:
             encoded = encode_json(await _call(use.function, **arguments))
         except Exception as error:
-            unknown = isinstance(error, OutcomeUnknown) and not use.repeatable
+            unknown = issubclass(type(error), OutcomeUnknown) and not use.repeatable
             info = error_info(error)
             if not unknown:  # recorded before anything else is waited for
                 work.write(e.ToolFailed(step=step, tool=use.tool, error=info, duration_ms=ms_since(begun)))
-            await work.cell.runtime.throttle.report(use.target, BREAKER, ok=not isinstance(error, SICK))
+            await work.cell.runtime.throttle.report(use.target, BREAKER, ok=not issubclass(type(error), SICK))
             if unknown:
                 raise
             raise StepFailed(step, info.type, info.message, info.bases) from error

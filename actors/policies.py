@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from protocols.errors import BadOption, McpFailed, ModelFailed, StepFailed, TaskFailed
+from protocols.causes import kinds, leaves
+from protocols.errors import BadOption, McpFailed, ModelFailed
 from protocols.money import Money
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     The wait before try n + 1 is uniform between 0 and min(longest_s, first_s * factor ** (n - 1)): exponential backoff
     with full jitter (M. Brooker, "Exponential Backoff And Jitter", 2015). `transient` are the errors worth another try:
     their classes with all subclasses, or names of classes; any other error fails the task at once. An error of a step,
-    or of an actor that was asked, counts as what it was there. Raises BadOption.
+    or of an actor that was asked, counts as what it was there; an exception group as what it holds. Raises BadOption.
     """
 
     attempts: int = 1
@@ -40,9 +41,12 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
                 raise BadOption("Retry.transient", repr(kind), "it takes classes of exceptions, or their names")
 
     def covers(self, error: BaseException) -> bool:
-        """Whether an error is transient."""
+        """Whether an error is transient. A group of them is if all are that it holds, but for cancelled ones."""
         names = {kind if isinstance(kind, str) else kind.__name__ for kind in self.transient}
-        return not names.isdisjoint(_kinds(error))
+        held = [each for each in leaves(error) if each is error or "CancelledError" not in kinds(each)]
+        return not names.isdisjoint(kinds(error)) or (
+            bool(held) and all(not names.isdisjoint(kinds(each)) for each in held)
+        )
 
     def wait(self, tries: int) -> timedelta:
         """How long to wait when so many tries have failed."""
@@ -150,11 +154,3 @@ def _check(value: msgspec.Struct, name: str, *, at_least: float | None = None, a
     ok = isinstance(number, int | float) and not isinstance(number, bool) and number == number
     if not ok or (at_least is not None and number < at_least) or (above is not None and number <= above):
         raise BadOption(f"{type(value).__name__}.{name}", repr(number), allowed)
-
-
-def _kinds(error: BaseException) -> set[str]:
-    """The names of the classes that an error belongs to; of a step's or a question's, those of what went wrong."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, StepFailed | TaskFailed):
-        names |= {error.type, *error.bases}
-    return names

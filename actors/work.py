@@ -18,8 +18,10 @@ from actors.outgoing import error_reply, outgoing, reply
 from actors.steps import leave_branches
 from actors.writing import Waiter, Writing
 from protocols import events as e
+from protocols.causes import causes, name_of
 from protocols.errors import (
     BadPayload,
+    CallboardError,
     DeadlineExceeded,
     StoreUnavailable,
     TaskCanceled,
@@ -35,6 +37,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("callboard.actors")
 
 MAX_TRACEBACK_CHARACTERS = 8000
+
+
+def _traceback_of(error: BaseException) -> str:
+    """The end of an exception's traceback; of one that can't be told, what is in the way."""
+    try:
+        return "".join(traceback.format_exception(error))[-4 * MAX_TRACEBACK_CHARACTERS :]
+    except Exception as failure:  # noqa: BLE001 - an exception's own code may raise anything
+        return f"its traceback can't be made: {name_of(type(failure))}"
 
 
 class Undeliverable(Exception):
@@ -160,6 +170,20 @@ class Work(Writing):
                 self.end_canceled(self.fold.cancel)
         except StoreUnavailable as error:
             self.cell.reload(error)  # nobody's fault: the task goes on when the store is back
+        except Exception as fault:
+            frames = "".join(traceback.format_tb(fault.__traceback__))
+            log.error("%s is ended by %s in what runs it:\n%s", self, name_of(type(fault)), frames)
+            self._end_by(fault)
+
+    def _end_by(self, fault: Exception) -> None:
+        """Something beside the handler failed, such as what records its error: that ends the task, and no more."""
+        if self.ended:
+            return
+        if self.fold.cancel is not None:
+            self.end_canceled(self.fold.cancel)
+            return
+        info = ErrorInfo(type=name_of(type(fault)), message="the error of the task can't be recorded; the log has it")
+        self._end("fail", e.TaskFailed(error=info), *error_reply(self.message, info))
 
     def _leave_try(self) -> None:
         """The handler is to run again. What it left behind in asyncio tasks of its own goes on no more; a question
@@ -201,10 +225,10 @@ class Work(Writing):
     def _failed(self, error: BaseException) -> bool:
         """The handler raised. False: it is to run again, at a time that is now written."""
         if self.fold.cancel is not None:
-            if not isinstance(error, asyncio.CancelledError):
-                self.warn("failed while it was being canceled: %s", type(error).__name__)
+            if not issubclass(type(error), asyncio.CancelledError):
+                self.warn("failed while it was being canceled: %s", name_of(type(error)))
             return True
-        if isinstance(error, Undeliverable):
+        if issubclass(type(error), Undeliverable):
             self.die(str(error))
             return True
         policy, tries = self.definition.retry(self.chosen), len(self.fold.retries) + 1
@@ -221,15 +245,14 @@ class Work(Writing):
         self.write(body, sends=(self.timer(step, due_at),))
         return False
 
-    def _steps_of(self, error: BaseException | None) -> tuple[str, ...]:
+    def _steps_of(self, error: BaseException) -> tuple[str, ...]:
         """The failed steps that an error comes from: those that are named along its causes."""
-        steps = []
-        while error is not None:
-            record = self.fold.steps.get(getattr(error, "step", ""))
-            if record is not None and record.error is not None:
-                steps.append(error.step)  # type: ignore[attr-defined]
-            error = error.__cause__ or error.__context__
-        return tuple(dict.fromkeys(steps))
+        named = [vars(each).get("step") for each in causes(error) if issubclass(type(each), CallboardError)]
+        return tuple(dict.fromkeys(step for step in named if isinstance(step, str) and self._has_failed(step)))
+
+    def _has_failed(self, step: str) -> bool:
+        record = self.fold.steps.get(step)
+        return record is not None and record.error is not None
 
     async def _handle(self) -> Any:
         refusal, self.cell.refusal = self.cell.refusal, None
@@ -282,7 +305,7 @@ class Work(Writing):
 
     def fail(self, error: BaseException, *, handles: str | None = None, then: Callable[[], None] | None = None) -> None:
         """End the task with an error."""
-        told = redact("".join(traceback.format_exception(error)))  # before it is cut: half a key is no key any more
+        told = redact(_traceback_of(error))  # before it is cut: half a key is no key any more
         info = error_info(error, told[-MAX_TRACEBACK_CHARACTERS:])
         self.warn("failed: %s", info.type)
         answer = error_reply(self.message, msgspec.structs.replace(info, traceback=""))

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from protocols.a2a import Part
+from protocols.causes import class_names, kinds, leaves, members
 from protocols.names import role_of
 from protocols.redaction import redact
 
@@ -44,6 +45,8 @@ OPENS_TASK: Final = frozenset({"assign", "handoff", "query", "review-request", "
 
 # A message above this size in JSON goes over the bus without its parts; the receiver reads them from the log.
 MAX_INLINE_BYTES: Final = 16 * 1024
+MAX_ERROR_CHARACTERS: Final = 16 * 1024  # of an error's message, and of its traceback
+MAX_NAMED: Final = 10  # errors of a group whose messages become part of the group's
 
 
 class ErrorInfo(Struct, frozen=True, omit_defaults=True):
@@ -59,17 +62,33 @@ class ErrorInfo(Struct, frozen=True, omit_defaults=True):
 
 
 def error_info(error: BaseException, traceback: str = "") -> ErrorInfo:
-    """An exception as a value, without secrets. What of its text is no UTF-8 is escaped."""
+    """Any exception as a value, without secrets: what a group holds is named. What of its text is no UTF-8 is escaped,
+    and the text is cut to MAX_ERROR_CHARACTERS.
+    """
+    names = class_names(error)
+    text = _text(error)
+    held = members(error) and leaves(error)
+    if held:
+        told = [f"{class_names(each)[0]}: {_text(each)}" for each in held[:MAX_NAMED]]
+        text = "; ".join([f"{text}: {told[0]}", *told[1:], *(["..."] if len(held) > MAX_NAMED else [])])
+        shared = set.intersection(*(kinds(each) for each in held))
+        names += sorted(shared.difference(names, ("Exception", "BaseException", "object")))
+    return ErrorInfo(names[0], _storable(text), _storable(traceback), tuple(names[1:]))
+
+
+def _text(error: BaseException) -> str:
+    """What an exception says."""
     try:
-        text = str(error)
-    except Exception as failure:  # noqa: BLE001 - an exception's own code may raise anything
-        text = f"its message can't be made: {type(failure).__name__}"
-    kinds = [kind.__name__ for kind in type(error).__mro__[1:] if kind not in (Exception, BaseException, object)]
-    return ErrorInfo(type(error).__name__, _storable(text), _storable(traceback), tuple(kinds))
+        return "".join(str(error))
+    except BaseException as failure:  # noqa: BLE001 - an exception's own code may raise anything, and ends nothing
+        return f"its message can't be made: {class_names(failure)[0]}"
 
 
 def _storable(text: str) -> str:
-    return redact(text.encode(errors="backslashreplace").decode())
+    """Redacted, then cut: half a key would not be known as one."""
+    long = text[: 4 * MAX_ERROR_CHARACTERS].encode(errors="backslashreplace").decode()
+    told = redact(long)
+    return told if len(told) <= MAX_ERROR_CHARACTERS else told[: MAX_ERROR_CHARACTERS - 4] + " ..."
 
 
 class ReplyTo(Struct, frozen=True, omit_defaults=True):
