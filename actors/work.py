@@ -170,15 +170,13 @@ class Work(Writing):
                 self.end_canceled(self.fold.cancel)
         except StoreUnavailable as error:
             self.cell.reload(error)  # nobody's fault: the task goes on when the store is back
-        except Exception as fault:
-            frames = "".join(traceback.format_tb(fault.__traceback__))
-            log.error("%s is ended by %s in what runs it:\n%s", self, name_of(type(fault)), frames)
+        except Exception as fault:  # noqa: BLE001 - it ends the task, or it would end the process
             self._end_by(fault)
 
     def _end_by(self, fault: Exception) -> None:
         """Something beside the handler failed, such as what records its error: that ends the task, and no more."""
-        if self.ended:
-            return
+        frames = "".join(traceback.format_tb(fault.__traceback__))  # its text may be what can't be told
+        self.warn("is ended by %s in what runs it:\n%s", name_of(type(fault)), frames)
         if self.fold.cancel is not None:
             self.end_canceled(self.fold.cancel)
             return
