@@ -10,15 +10,19 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from actors.function_calls import call_step
 from actors.steps import fingerprint
 from protocols import events as e
 from protocols.errors import StepFailed
+from protocols.messages import Message, value_of
 
 if TYPE_CHECKING:
     from actors.work import Work
 
 PREFIX = "cancel/"  # of a compensation's step
+MAX_REASON_CHARACTERS = 4000
 
 _compensating: ContextVar[bool] = ContextVar("callboard_compensating", default=False)
 
@@ -36,6 +40,15 @@ def compensating() -> bool:
     """Whether the asyncio task that runs has been cancelled, or belongs to one that has."""
     task = asyncio.current_task()
     return _compensating.get() or (task is not None and task.cancelling() > 0)
+
+
+def reason_of(message: Message) -> str:
+    """Why a cancel message wants a task to stop, cut to MAX_REASON_CHARACTERS."""
+    try:
+        given = value_of(message.parts[0]) if message.parts else ""
+        return str(given)[:MAX_REASON_CHARACTERS]
+    except (msgspec.DecodeError, RecursionError, ValueError):  # deep nesting; a number of thousands of digits
+        return ""
 
 
 def hand_on() -> None:

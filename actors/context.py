@@ -17,6 +17,7 @@ from actors.asking import Asking
 from actors.cancellation import PREFIX, Compensation, hand_on, new_ground
 from actors.definition import Handoff
 from actors.function_calls import ToolUse, call_step, repeatable, return_type, use_tool
+from actors.inputs import ASKED, TOLD, TOLD_TO_TASK, check_kind
 from actors.outgoing import outgoing
 from actors.recorded import decode
 from actors.steps import enter_branch, fingerprint
@@ -150,8 +151,10 @@ class Context(Asking):
 
         `to` is a role (a fresh actor, or its actor `key`) or role/key. `kind` is assign, query or review-request. The
         answer is given as `returns`, by default as plain data. With `timeout_s` it must come in time.
-        Raises TaskFailed or TaskCanceled if it did not end well, UnknownRole, StepInputChanged.
+        Raises TaskFailed or TaskCanceled if it did not end well, UnknownRole, BadOption for another kind,
+        StepInputChanged, TooDeep, TooManyTasks.
         """
+        check_kind(kind, None, ASKED)
         step, _ = await self._step(name or f"ask:{to}", fingerprint((to, key, kind, payload)))
         return await self._ask_actor(step, to, payload, key=key, kind=kind, returns=returns, timeout_s=timeout_s)
 
@@ -170,6 +173,7 @@ class Context(Asking):
         with work.step(step):
             record = work.fold.steps.get(step)
             if record is None or record.again:
+                work.check_tasks(1)
                 there = await work.cell.runtime.directory.resolve_one(to, key)
                 message = outgoing(
                     work.message,
@@ -190,7 +194,11 @@ class Context(Asking):
             return await self._outcome(step, await self._answered(step), returns)
 
     async def handoff(self, to: str, payload: Any, *, key: str | None = None) -> Handoff:
-        """Give the task over: `return await ctx.handoff("editor", draft)`. Whoever asked gets the other's answer."""
+        """Give the task over: `return await ctx.handoff("editor", draft)`. Whoever asked gets the other's answer.
+
+        Raises UnknownRole, TooManyHandoffs, TooManyTasks.
+        """
+        self._work.check_handoffs()
         there = await self._work.cell.runtime.directory.resolve_one(to, key)
         return Handoff(there.stream, there.task, payload)
 
@@ -200,17 +208,25 @@ class Context(Asking):
         """Send something that needs no answer: kind context-share, artifact or feedback.
 
         `to` is a role, role/key, or topic/NAME for every role that subscribes to it. With `task` it goes to that task
-        of the actor, if it is at work. Raises UnknownRole, UnknownTopic, StepInputChanged.
+        of the actor, if it is at work; feedback, and a decision, always go to a task. Raises BadOption for another
+        kind, UnknownRole, UnknownTopic, StepInputChanged, TooDeep, TooManyTasks.
         """
+        check_kind(kind, task, TOLD if task is None else TOLD_TO_TASK)
         mark = fingerprint((to, key, kind, payload))
         step, record = await self._step(f"tell:{to}", mark)
-        if record is None:
-            receivers = await self._work.cell.runtime.directory.resolve(to, key)
-            work = self._work
+        if record is not None and not record.again:
+            return
+        work = self._work
+        with work.step(step):
+            receivers = await work.cell.runtime.directory.resolve(to, key)
+            to_task = task is not None
             sends = tuple(
-                outgoing(work.message, kind, there.stream, task or there.task, payload) for there in receivers
+                outgoing(work.message, kind, there.stream, task or there.task, payload, to_task=to_task)
+                for there in receivers
             )
-            work.write(e.MessageSent(step=step, fingerprint=mark), sends=sends)
+            opens = sum(sent.opens_task for sent in sends)
+            work.check_tasks(opens)
+            work.write(e.MessageSent(step=step, fingerprint=mark, opens=opens), sends=sends)
 
     async def receive(self, kind: Kind, *, note: str = "", returns: Any = None) -> Received:
         """Wait for a message that names this task: its next feedback, context-share, artifact or decision.

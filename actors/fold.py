@@ -84,7 +84,7 @@ class TaskFold:
 class ActorFold:
     """An actor: its version, its lifecycle state, the state of its role's machine, and its current or last task."""
 
-    __slots__ = ("current", "memory", "role_state", "state", "version")
+    __slots__ = ("canceled", "current", "memory", "role_state", "state", "version")
 
     def __init__(self) -> None:
         self.version = 0
@@ -92,6 +92,7 @@ class ActorFold:
         self.role_state: str | None = None
         self.memory: tuple[str, ...] = ()  # its conversation, as of the last task's end
         self.current: TaskFold | None = None
+        self.canceled: dict[str, str] = {}  # tasks that were canceled before their opening message came, and why
 
     @property
     def at_work(self) -> bool:
@@ -111,8 +112,11 @@ class ActorFold:
         if isinstance(body, e.TaskStarted):
             self.current = TaskFold(task or "", body)
             self.role_state = body.role_state
+            self.canceled = dict(body.canceled)
         elif isinstance(body, e.StateChanged):
             self.role_state = body.to
+        if task is not None and (self.current is None or task != self.current.task):
+            self._take_of_another(body, task)
         if self.current is not None:
             if handles is not None:
                 self.current.handled[handles] = None
@@ -120,6 +124,13 @@ class ActorFold:
             if apply is not None and task == self.current.task:  # others end here without having begun
                 apply(self.current, body)
             self.memory = self.current.memory
+
+    def _take_of_another(self, body: e.Body, task: str) -> None:
+        """An event of a task that has not begun."""
+        if isinstance(body, e.TaskCancelRequested):
+            self.canceled[task] = body.reason
+        elif body.TYPE in e.ENDS_TASK:
+            self.canceled.pop(task, None)
 
 
 def fold(events: Iterable[e.Event]) -> ActorFold:
@@ -220,6 +231,16 @@ def _succeeded(task: TaskFold, body: Any) -> None:
     _end_step(task, body.step, body).result = body
 
 
+def _asked(task: TaskFold, body: e.QuestionAsked) -> None:
+    _requested(task, body)
+    task.tally.tasks += 1
+
+
+def _sent(task: TaskFold, body: e.MessageSent) -> None:
+    _succeeded(task, body)
+    task.tally.tasks += body.opens
+
+
 def _failed(task: TaskFold, body: Any) -> None:
     step = _end_step(task, body.step, body)
     step.error = body.error
@@ -306,14 +327,14 @@ _APPLY: dict[type[e.Body], Callable[[TaskFold, Any], None]] = {
     e.ApprovalRequested: _requested,
     e.ApprovalDecided: _succeeded,
     e.ValueChecked: _succeeded,
-    e.QuestionAsked: _requested,
+    e.QuestionAsked: _asked,
     e.QuestionAnswered: _succeeded,
     e.QuestionFailed: _failed,
     e.TimerSet: _requested,
     e.TimerFired: _succeeded,
     e.WaitStarted: _requested,
     e.TaskProgressed: _succeeded,
-    e.MessageSent: _succeeded,
+    e.MessageSent: _sent,
     e.ArtifactAdded: _succeeded,
     e.StateChanged: _succeeded,
     e.MessageReceived: _received,

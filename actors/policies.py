@@ -114,8 +114,12 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     """How much one task of a role may do, in all, however often it is taken up again; None is without limit.
 
     `steps` of any kind, `model_calls` (not counting attempts), `tokens` of all attempts, `cost` (known costs in that
-    currency), and how often the `same_call` of a tool or a model, with the same input, may be made. What would go
-    beyond raises LimitReached. Raises BadOption.
+    currency), how often the `same_call` of a tool or a model, with the same input, may be made, and how many other
+    `tasks` it may ask for or tell. What would go beyond raises LimitReached.
+
+    Two limits go along with the messages, and end circles of roles. `depth`: a task so many levels below the first of
+    its run asks for none below it (TooDeep). `handoffs`: a task that has been handed over so often is not handed over
+    again (TooManyHandoffs). Raises BadOption.
     """
 
     steps: int | None = None
@@ -123,9 +127,12 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int | None = None
     cost: Money | None = None
     same_call: int | None = None
+    tasks: int | None = 100_000
+    depth: int | None = 100
+    handoffs: int | None = 100
 
     def __post_init__(self) -> None:
-        for name in ("steps", "model_calls", "tokens", "same_call"):
+        for name in ("steps", "model_calls", "tokens", "same_call", "tasks", "depth", "handoffs"):
             if getattr(self, name) is not None:
                 _check(self, name, at_least=1)
         if self.cost is not None and not (isinstance(self.cost, Money) and self.cost.amount > 0):

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from contextvars import copy_context
 from typing import Any, Final
 
+from actors.bounds import RUN_TASKS, RunTasks
 from actors.branches import follow_branches
 from actors.busy import Busy
 from actors.cell import Cell
@@ -21,7 +22,7 @@ from actors.timers import Timers
 from actors.toolbox import Toolbox
 from protocols.errors import BadEvent, CallboardError, StoreUnavailable
 from protocols.events import NewEvent
-from protocols.messages import OPENS_TASK, Message
+from protocols.messages import Message
 from protocols.names import parse_stream, partition_of
 from protocols.ports import Answers, Bus, Clock, Delivery, EventStore, Lease, SystemClock, Throttle
 from protocols.states import RUNNING
@@ -51,6 +52,7 @@ class Runtime:
         process: str,
         slots: int = 64,
         run_slots: int | None = None,
+        run_tasks: int | None = RUN_TASKS,
         ahead: int = 4096,
         passivate_after_s: float = 60.0,
         clock: Clock | None = None,
@@ -70,6 +72,7 @@ class Runtime:
         self.process = process
         self.slots = slots
         self.run_slots = min(run_slots or slots, slots)
+        self.run_tasks = RunTasks(run_tasks)
         self.ahead = ahead
         self.passivate_after_s = passivate_after_s
         self.clock = clock or SystemClock()
@@ -124,7 +127,7 @@ class Runtime:
         cell = self._cells.get(message.to)
         if cell is None:
             cell = self._new_cell(message.to, first.lease, message.run)
-            if first.fresh and message.kind in OPENS_TASK and message.task == message.key:
+            if first.fresh and message.opens_task and message.task == message.key:
                 cell.begin_new()
             else:
                 self._load(cell, takeover=False)

@@ -82,11 +82,12 @@ class StepRecord:
 class Tally:
     """What a task has done so far: what `policies.Caps` limits."""
 
-    __slots__ = ("calls", "cost", "model_calls", "steps", "tokens")
+    __slots__ = ("calls", "cost", "model_calls", "steps", "tasks", "tokens")
 
     def __init__(self) -> None:
         self.steps = 0  # that have begun
         self.model_calls = 0
+        self.tasks = 0  # of others, that it has asked for or told
         self.tokens = 0
         self.cost: dict[str, Decimal] = {}  # by currency
         self.calls: dict[str, int] = {}  # of a tool or a model with one input, by name and fingerprint

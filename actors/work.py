@@ -135,6 +135,7 @@ class Work(Writing):
                 role_state=(self.actor_fold.role_state or machine.initial) if machine else None,
                 deadline=deadline,
                 memory=self.actor_fold.memory,
+                canceled=self.actor_fold.canceled,
             )
             alarm = () if deadline is None else (self.timer(None, deadline),)
             self.write(body, handles=self.message.id, sends=alarm, state=self._fire("start"), then=self._claimed)
@@ -279,6 +280,7 @@ class Work(Writing):
         return e.TaskCompleted(result=msgspec.Raw(encode_json(result))), ()
 
     def _hand_off(self, handoff: Handoff) -> Message:
+        self.check_handoffs()
         return outgoing(
             self.message,
             "handoff",

@@ -15,7 +15,7 @@ from actors.step_record import StepRecord
 from actors.waits import TRIGGERS, Activity, activity
 from protocols import events as e
 from protocols.codec import entry_of
-from protocols.errors import Detached, IllegalTrigger, LimitReached
+from protocols.errors import Detached, IllegalTrigger, LimitReached, TooDeep, TooManyHandoffs
 from protocols.messages import ErrorInfo, Message, encode_json
 from protocols.states import WAITING, StateChange
 
@@ -90,6 +90,7 @@ class Writing:
         if self.ended:
             raise Detached(message.task)
         data = encode_json(body)  # first: if it can't be JSON, nothing has changed
+        self.cell.runtime.run_tasks.open(message.run, sum(sent.opens_task for sent in sends))
         self.since = self.cell.runtime.clock.monotonic()
         self.actor_fold.take(body, message.task, handles)
         if state is None:
@@ -227,6 +228,22 @@ class Writing:
                 kind="lost",
             )
         )
+
+    def check_tasks(self, more: int) -> None:
+        """Raise TooDeep, LimitReached or TooManyTasks if the task may not open so many other tasks."""
+        caps, message = self.definition.actor.caps, self.message
+        if caps.depth is not None and more and message.depth >= caps.depth:
+            raise TooDeep(str(self), caps.depth)
+        if caps.tasks is not None and self.fold.tally.tasks + more > caps.tasks:
+            raise LimitReached(str(self), str(caps.tasks), "tasks that it asks for or tells")
+        self.cell.runtime.run_tasks.check(message.run, more)
+
+    def check_handoffs(self) -> None:
+        """Raise TooManyHandoffs or TooManyTasks if the task may not be handed over once more."""
+        most = self.definition.actor.caps.handoffs
+        if most is not None and self.message.handoffs >= most:
+            raise TooManyHandoffs(str(self), most)
+        self.cell.runtime.run_tasks.check(self.message.run, 1)
 
     def check_caps(self, call: str = "", fingerprint: str = "") -> None:
         """Raise LimitReached if the task may not do one more step, or make this call of a tool or a model."""

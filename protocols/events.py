@@ -121,6 +121,7 @@ class TaskStarted(Body, frozen=True):
     role_state: str | None = None  # the state of the role's own machine, if it has one
     deadline: datetime | None = None  # the message's, or an earlier one by the role's limits
     memory: tuple[str, ...] = ()  # the actor's conversation so far, as in `model.requested`
+    canceled: Mapping[str, str] = {}  # other tasks that were canceled before their opening message came, and why
 
 
 class TaskResumed(Body, frozen=True):
@@ -181,7 +182,10 @@ class TaskFailed(Body, frozen=True):
 
 
 class TaskCancelRequested(Body, frozen=True):
-    """A cancel message came (`meta.handles`): the handler is stopped, and what it declared for this case runs."""
+    """A cancel message came (`meta.handles`): the handler is stopped, and what it declared for this case runs.
+
+    Where the task has not begun, for the message that opens it is still on its way, it ends when that comes.
+    """
 
     TYPE = "task.cancel_requested"
     reason: str
@@ -481,6 +485,7 @@ class MessageSent(Body, frozen=True):
     TYPE = "message.sent"
     step: str
     fingerprint: str
+    opens: int = 0  # tasks
 
 
 class MessageReceived(Body, frozen=True):

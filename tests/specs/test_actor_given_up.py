@@ -52,10 +52,26 @@ BRANCHES: dict[str, Branch] = {
 }
 
 
+TURNS = 300  # of the event loop, that a timeout takes which never sees its step begin: the step was given up before
+
+
+def expire(limit: asyncio.Timeout, ctx: Context, turns: int = TURNS) -> None:
+    """Let a timeout be over as soon as the handler waits for a step, or has one in flight."""
+    work = ctx._live
+    if turns and work is not None and not work.ended and not (work.effects or work.waiters):
+        asyncio.get_running_loop().call_soon(expire, limit, ctx, turns - 1)
+    elif not limit.expired():
+        limit.reschedule(asyncio.get_running_loop().time())
+
+
 async def timed_out(ctx: Context, branch: Branch) -> None:
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
+    try:
+        async with asyncio.timeout(None) as limit:
+            expire(limit, ctx)
             await branch(ctx)
+    except TimeoutError:
+        return
+    raise AssertionError("it did not time out")
 
 
 async def beside_a_failure(ctx: Context, branch: Branch) -> None:
@@ -175,7 +191,8 @@ async def test_a_handler_goes_the_same_way_again_at_a_step_that_it_gave_up() -> 
 
     async def todo(ctx: Context) -> list[Any]:
         try:
-            async with asyncio.timeout(0.01):
+            async with asyncio.timeout(None) as limit:
+                expire(limit, ctx)
                 first = await ctx.tool(quick_the_second_time)
         except TimeoutError:
             first = "late"
@@ -243,11 +260,15 @@ async def test_a_model_call_that_is_cancelled_while_it_is_reserved_is_the_same_i
 
 
 async def test_an_approval_that_nobody_waits_for_any_more_is_no_longer_listed() -> None:
+    no_longer = asyncio.Event()
+
     class Careful(Actor):
         tools = (danger,)
 
         async def handle(self, payload: Any, ctx: Context) -> Any:
-            await timed_out(ctx, lambda ctx: ctx.run_tools("?"))
+            asking = asyncio.create_task(ctx.run_tools("?"))
+            await no_longer.wait()
+            asking.cancel()
             return await hear(ctx)
 
     policies = [ToolPolicy(tool="danger", action="approve")]
@@ -255,6 +276,7 @@ async def test_an_approval_that_nobody_waits_for_any_more_is_no_longer_listed() 
     async with spec(Careful, models=models, tool_policies=policies) as play:
         sent = await play.send("careful", None)
         await play.until("approval.requested")
+        no_longer.set()
         await play.until("wait.started")
         await play.quiet()
         task = task_in_log(play, sent.actor)
