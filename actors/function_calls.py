@@ -1,5 +1,6 @@
 """One call of `ctx.step` or `ctx.tool`: a function runs, and what becomes of it is recorded."""
 
+import asyncio
 import inspect
 import time
 import typing
@@ -146,6 +147,10 @@ async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
             if unknown:
                 raise
             raise StepFailed(step, info.type, info.message, info.bases) from error
+        except asyncio.CancelledError:  # it is given up: if it was the probe of a breaker, another call may be
+            if not work.ended:
+                work.cell.runtime.spawn(work.cell.runtime.throttle.leave(use.target))
+            raise
         duration_ms = ms_since(begun)
         result = await store_value(work.store, encoded)
         work.write(

@@ -57,15 +57,17 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 class TimeLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long a task of a role may take, in seconds; None is without limit.
 
-    thinking_s, executing_s, blocked_s: in that state without anything being recorded. Sleeping is not being blocked: it
-    has an end. task_s: from a task's start to its end, also through others that it is handed to. run_s: the same for a
-    task that starts a run. cancel_s: for what a cancelled task still does. A task that takes longer fails, with
-    TimeLimitExceeded or DeadlineExceeded. Raises BadOption.
+    thinking_s, executing_s: in that state without anything being recorded. blocked_s: waiting for another actor's
+    answer without anything being recorded; by default without limit, for a person may have to decide something below.
+    Sleeping is not being blocked: it has an end. task_s: from a task's start to its end, also through others that it
+    is handed to. run_s: the same for a task that starts a run. cancel_s: for what a cancelled task still does. A task
+    that takes longer fails, with TimeLimitExceeded or DeadlineExceeded, and what it has asked for is told to stop.
+    Raises BadOption.
     """
 
     thinking_s: float | None = 300.0
     executing_s: float | None = 600.0
-    blocked_s: float | None = 1800.0
+    blocked_s: float | None = None
     task_s: float | None = None
     run_s: float | None = None
     cancel_s: float = 30.0

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from actors.fold import TaskFold, fold
+from actors.function_calls import BREAKER
 from actors.models.call import Call
 from actors.tools.policy import ToolPolicy
 from actors.waits import StepState
 from callboard import Actor, Context, Retry
 from callboard.testing import Play, ScriptedModels, event, spec
 from protocols import events as e
-from protocols.errors import TaskFailed
+from protocols.errors import StepFailed, TaskFailed
 from protocols.states import WAITING
 from tests.actor_kit import SlowStore, actor, bodies, double, worker
 
@@ -281,6 +282,29 @@ async def test_an_approval_that_nobody_waits_for_any_more_is_no_longer_listed() 
         await play.quiet()
         task = task_in_log(play, sent.actor)
         assert [step.form for _, step in task.open_steps("review", "wait")] == ["wait"]
+
+
+async def test_a_probe_of_a_circuit_breaker_that_is_given_up_leaves_the_next_call_its_turn() -> None:
+    calls: list[str] = []
+
+    async def flaky(how: str) -> str:
+        calls.append(how)
+        if how == "fail":
+            raise ConnectionError("down")
+        return await hang() if how == "hang" else how
+
+    async def todo(ctx: Context) -> Any:
+        for _ in range(BREAKER.threshold):
+            with pytest.raises(StepFailed):
+                await ctx.tool(flaky, how="fail")
+        await ctx.sleep(BREAKER.open_s + 1)
+        await timed_out(ctx, lambda ctx: ctx.tool(flaky, how="hang"))
+        return await ctx.tool(flaky, how="well")
+
+    async with spec(worker(todo)) as play:
+        sent = await play.when("worker", None)
+        await play.advance(BREAKER.open_s + 2)
+        assert await play.result(sent) == "well"
 
 
 # -- what a task leaves behind at its end ---------------------------------------------------------------------------
