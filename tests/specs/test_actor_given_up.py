@@ -299,6 +299,7 @@ async def test_a_probe_of_a_circuit_breaker_that_is_given_up_leaves_the_next_cal
                 await ctx.tool(flaky, how="fail")
         await ctx.sleep(BREAKER.open_s + 1)
         await timed_out(ctx, lambda ctx: ctx.tool(flaky, how="hang"))
+        await ctx.step(double, 1)  # meanwhile the breaker is told
         return await ctx.tool(flaky, how="well")
 
     async with spec(worker(todo)) as play:
