@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actors.cancellation import cancel
-from actors.fold import WAITS, StepRecord
-from actors.values import content_of, store_value
+from actors.cancellation import cancel, reason_of
+from actors.fold import WAITS
+from actors.step_record import StepRecord
+from actors.values import content_of, part_json, store_value
 from protocols import events as e
-from protocols.errors import DeadlineExceeded
-from protocols.messages import Message, encode_json, error_info, value_of
+from protocols.errors import BadName, DeadlineExceeded, MessageNotInLog, StoreUnavailable
+from protocols.messages import Message, encode_json, error_info
 
 if TYPE_CHECKING:
     from actors.work import Work
@@ -57,7 +58,7 @@ _approvals = msgspec.json.Decoder(Approve | Deny)
 def receive(work: "Work", message: Message, settle: Settle) -> None:
     """Take a message for the task. `settle` is called when it is recorded."""
     if message.kind == "cancel":
-        cancel(work, str(value_of(message.parts[0])) if message.parts else "", message.id, settle)
+        cancel(work, reason_of(message), message.id, settle)
     elif message.kind == "timer" and message.step is None:
         work.end_late(message.id, settle)
     elif message.step is not None:
@@ -105,8 +106,8 @@ def _receive_other(work: "Work", message: Message, settle: Settle) -> None:
 def _decide(work: "Work", message: Message, request: e.ApprovalRequested, settle: Settle) -> None:
     """A person approves something, or says no. An approval of anything else than what is asked for is none."""
     try:
-        decision = _approvals.decode(encode_json(value_of(message.parts[0])) if message.parts else b"null")
-    except msgspec.DecodeError as error:
+        decision = _approvals.decode(part_json(message.parts[0]) if message.parts else b"null")
+    except (msgspec.DecodeError, RecursionError) as error:
         work.cell.discard(message, settle, f"it neither approves nor denies: {error}")
         return
     if isinstance(decision, Approve) and decision.digest != request.digest:
@@ -125,11 +126,13 @@ def _decide(work: "Work", message: Message, request: e.ApprovalRequested, settle
 
 async def _resolve(work: "Work", message: Message, request: e.ToolRequested, settle: Settle) -> None:
     """A person says what became of a tool call: it happened, or it is to run (again)."""
-    whole = message if message.parts is not None else await work.store.message(message.id)
-    parts = whole.parts or ()
     try:
-        decision = _decisions.decode(encode_json(value_of(parts[0])) if parts else b"null")
-    except msgspec.DecodeError as error:
+        whole = message if message.parts is not None else await work.store.message(message.id)
+        decision = _decisions.decode(part_json(whole.parts[0]) if whole.parts else b"null")
+    except StoreUnavailable as error:
+        work.cell.reload(error)
+        return
+    except (msgspec.DecodeError, RecursionError, MessageNotInLog, BadName) as error:
         work.cell.discard(message, settle, f"it is no decision about a tool call: {error}")
         return
     result = await store_value(work.store, encode_json(decision.result)) if isinstance(decision, Happened) else None

@@ -32,7 +32,8 @@ async def approval(
             )
         )
     if not work.fold.steps[step].done:
-        await work.wait(step)
+        with work.step(step):
+            await work.wait(step)
     decided = work.fold.steps[step].result
     assert isinstance(decided, e.ApprovalDecided)
     if not decided.approved:

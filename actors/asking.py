@@ -162,4 +162,5 @@ class Asking(Recorded):
     async def _ask_model(self, name: str, ask: Ask) -> ModelReply:
         encode_value({"prompt": ask.prompt, "parameters": ask.parameters}, "the call")
         key, _ = await self._step(name, ask.fingerprint)
-        return await call_model(self._work, key, ask)
+        with self._work.step(key):
+            return await call_model(self._work, key, ask)

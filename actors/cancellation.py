@@ -10,16 +10,19 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from actors.function_calls import call_step
-from actors.outgoing import outgoing
 from actors.steps import fingerprint
 from protocols import events as e
 from protocols.errors import StepFailed
+from protocols.messages import Message, value_of
 
 if TYPE_CHECKING:
     from actors.work import Work
 
 PREFIX = "cancel/"  # of a compensation's step
+MAX_REASON_CHARACTERS = 4000
 
 _compensating: ContextVar[bool] = ContextVar("callboard_compensating", default=False)
 
@@ -39,6 +42,15 @@ def compensating() -> bool:
     return _compensating.get() or (task is not None and task.cancelling() > 0)
 
 
+def reason_of(message: Message) -> str:
+    """Why a cancel message wants a task to stop, cut to MAX_REASON_CHARACTERS."""
+    try:
+        given = value_of(message.parts[0]) if message.parts else ""
+        return str(given)[:MAX_REASON_CHARACTERS]
+    except (msgspec.DecodeError, RecursionError, ValueError):  # deep nesting; a number of thousands of digits
+        return ""
+
+
 def hand_on() -> None:
     """Let the asyncio tasks that the current one creates compensate, too."""
     _compensating.set(compensating())
@@ -50,12 +62,8 @@ def cancel(work: "Work", reason: str, handles: str, then: Callable[[], None]) ->
         body = e.MessageDiscarded(kind="cancel", reason="the task is being canceled already")
         work.write(body, handles=handles, then=then)
         return
-    asked = [
-        outgoing(work.message, "cancel", step.request.to, step.request.task, reason)
-        for _, step in work.fold.open_steps("question")
-        if isinstance(step.request, e.QuestionAsked)
-    ]
-    work.write(e.TaskCancelRequested(reason=reason), handles=handles, sends=tuple(asked), then=then)
+    asked = work.stop_all(reason)
+    work.write(e.TaskCancelRequested(reason=reason), handles=handles, sends=asked, then=then)
     work.canceled_at = work.since
     work.changed()
     if work.fold.retries and work.fold.steps[work.fold.retries[-1]].open:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from actors.answers import receive
+from actors.cancellation import reason_of
 from actors.definition import Definition
 from actors.fold import LOST, ActorFold, TaskFold
 from actors.journal import Journal
-from actors.loading import load_actor
+from actors.loading import has_begun, load_actor
 from actors.outgoing import error_reply
 from actors.quarantine import DEAD_AFTER, SUSPECT_AFTER
 from actors.work import Work
@@ -24,7 +25,7 @@ from protocols.errors import (
     StoreUnavailable,
     TaskCanceled,
 )
-from protocols.messages import OPENS_TASK, ErrorInfo, Message, error_info, value_of
+from protocols.messages import ErrorInfo, Message, error_info
 from protocols.names import parse_stream
 from protocols.ports import Appended, Delivery, Tenure
 from protocols.states import RUNNING
@@ -32,6 +33,8 @@ from protocols.states import RUNNING
 if TYPE_CHECKING:
     from actors.runtime import Runtime
     from protocols.events import NewEvent
+
+MAX_CANCELED = 1000  # tasks of one actor whose cancel came before they did
 
 log = logging.getLogger("callboard.actors")
 
@@ -181,7 +184,7 @@ class Cell:
         else:
             self._take(delivery)
 
-    def _take(self, delivery: Delivery) -> None:
+    def _take(self, delivery: Delivery, *, looked: bool = False) -> None:
         message, work = delivery.message, self.work
         assert self.fold is not None
         current = self.fold.current
@@ -193,12 +196,48 @@ class Cell:
             self._queue[message.task].append(delivery)
             if message.kind == "cancel":
                 self._cancel_queued(message)
-        elif message.kind not in OPENS_TASK or (current is not None and message.task == current.task):
+        elif message.task in self.fold.canceled:
+            self._take_of_canceled(message)
+        elif message.kind == "cancel" and not looked and (current is None or message.task != current.task):
+            self.runtime.spawn(self._cancel_unknown(delivery))
+        elif not message.opens_task or (current is not None and message.task == current.task):
             self.discard(message, lambda: self._settle(message.id), "its task has ended")
         elif work is not None:
             self._enqueue(delivery)
         else:
             self._begin(delivery)
+
+    async def _cancel_unknown(self, delivery: Delivery) -> None:
+        """A cancel came for a task that is not here. Either the task has ended, or the message that opens it is still
+        on its way: then the cancel is kept in the log, and ends the task as soon as that comes.
+        """
+        message = delivery.message
+        try:
+            begun = await has_begun(self.runtime.store, self.stream, message.task)
+        except StoreUnavailable as error:
+            self.reload(error)
+            return
+        if self.dropped or not self.holds(message.id):
+            return
+        assert self.fold is not None
+        current = self.fold.current
+        here = (self._queue and message.task in self._queue) or (current is not None and message.task == current.task)
+        if begun or here or len(self.fold.canceled) >= MAX_CANCELED or message.task in self.fold.canceled:
+            self._take(delivery, looked=True)
+            return
+        body = e.TaskCancelRequested(reason=reason_of(message))
+        self._close(message, body, lambda: self._settle(message.id), sends=())
+
+    def _take_of_canceled(self, message: Message) -> None:
+        """A message for a task that was canceled before it could begin."""
+        assert self.fold is not None
+        if not message.opens_task:
+            self.discard(message, lambda: self._settle(message.id), "its task was canceled before it began")
+            return
+        reason = self.fold.canceled[message.task]
+        info = ErrorInfo(type=TaskCanceled.__name__, message=reason)
+        body = e.TaskCanceled(reason=reason)
+        self._close(message, body, lambda: self._settle(message.id), sends=error_reply(message, info))
 
     def _enqueue(self, delivery: Delivery) -> None:
         message = delivery.message
@@ -217,7 +256,7 @@ class Cell:
 
     def _cancel_queued(self, cancel: Message) -> None:
         """A task is cancelled before it began."""
-        reason = str(value_of(cancel.parts[0])) if cancel.parts else ""
+        reason = reason_of(cancel)
         info = ErrorInfo(type=TaskCanceled.__name__, message=reason)
         self._close_queued(cancel.task, e.TaskCanceled(reason=reason), info, "its task was canceled before it began")
 

@@ -10,11 +10,11 @@ import msgspec
 from msgspec import UNSET
 
 from actors.directory import Directory
-from actors.inputs import check_payload, times
+from actors.inputs import check_kind, check_payload, times
 from protocols import events as e
 from protocols.codec import body_of, new_event
 from protocols.errors import AlreadyHandled, TaskCanceled, TaskFailed, UnknownRun
-from protocols.messages import Kind, Message, Priority, part_of
+from protocols.messages import OPENS_TASK, Kind, Message, Priority, part_of
 from protocols.names import check_tenant, message_id, new_id, role_of, run_stream
 from protocols.ports import ANY, NO_STREAM, Bus, Clock, EventStore, Expected, SystemClock
 from protocols.trace import root_traceparent
@@ -95,6 +95,8 @@ class Client:
         due_at, deadline = times(self._clock.now(), delay_s, deadline)
         if tenant is not None:
             check_tenant(tenant)
+        if task is None:
+            check_kind(kind, None, OPENS_TASK)
         receivers = await self._directory.resolve(to, key)
         part = part_of(payload)
         if task is None:
@@ -116,6 +118,7 @@ class Client:
             due_at=due_at,
             traceparent=root_traceparent(run_id),
             tenant=tenant,
+            to_task=task is not None,
         )
         await self._bus.check_room()
         sends = [msgspec.structs.replace(first, to=there.stream, task=task or there.task) for there in receivers]

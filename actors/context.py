@@ -18,6 +18,7 @@ from actors.cancellation import PREFIX, Compensation, hand_on, new_ground
 from actors.definition import Handoff
 from actors.function_calls import ToolUse, call_step, repeatable, step_mark, use_tool
 from actors.functions import function_name, return_type
+from actors.inputs import ASKED, TOLD, TOLD_TO_TASK, check_kind
 from actors.outgoing import outgoing
 from actors.recorded import decode
 from actors.steps import content_mark, enter_branch, fingerprint, in_own_task
@@ -114,7 +115,8 @@ class Context(Asking):
         if record is not None and record.done:
             return await self._outcome(key, record, returns)
         check_type(returns, f"the result of step {called!r}")
-        encoded = await call_step(self._work, key, mark, function, args, kwargs)
+        with self._work.step(key):
+            encoded = await call_step(self._work, key, mark, function, args, kwargs)
         return decode(encoded, returns)
 
     async def tool(
@@ -138,7 +140,9 @@ class Context(Asking):
             untrusted=traits.untrusted,
         )
         key, _ = await self._step(tool, use.fingerprint)
-        return decode(await use_tool(self._work, key, use, self), returns or return_type(function))
+        with self._work.step(key):
+            result = await use_tool(self._work, key, use, self)
+        return decode(result, returns or return_type(function))
 
     async def ask(
         self,
@@ -155,9 +159,11 @@ class Context(Asking):
 
         `to` is a role (a fresh actor, or its actor `key`) or role/key. `kind` is assign, query or review-request. The
         answer is given as `returns`, by default as plain data. With `timeout_s` it must come in time.
-        Raises TaskFailed or TaskCanceled if it did not end well, UnknownRole, StepInputChanged.
+        Raises TaskFailed or TaskCanceled if it did not end well, UnknownRole, BadOption for another kind,
+        StepInputChanged, TooDeep, TooManyTasks.
         """
         check_type(Any if returns is None else returns, f"the answer of {to}")
+        check_kind(kind, None, ASKED)
         step, _ = await self._step(name or f"ask:{to}", fingerprint((to, key, kind, payload)))
         return await self._ask_actor(step, to, payload, key=key, kind=kind, returns=returns, timeout_s=timeout_s)
 
@@ -172,30 +178,36 @@ class Context(Asking):
         returns: Any = None,
         timeout_s: float | None,
     ) -> Any:
-        record = self._work.fold.steps.get(step)
-        if record is None or record.again:
-            work = self._work
-            there = await work.cell.runtime.directory.resolve_one(to, key)
-            message = outgoing(
-                work.message,
-                kind,
-                there.stream,
-                there.task,
-                payload,
-                parent=self._task,
-                reply_to=ReplyTo(actor=work.message.to, task=self._task, step=step),
-                deadline=self._deadline(timeout_s),
-            )
-            sends = [message]
-            if timeout_s is not None and message.deadline is not None:
-                sends.append(work.timer(step, message.deadline))
-            mark = fingerprint((to, key, kind, payload))
-            asked = e.QuestionAsked(step=step, fingerprint=mark, to=there.stream, task=there.task)
-            self._work.write(asked, sends=tuple(sends))
-        return await self._outcome(step, await self._answered(step), returns)
+        work = self._work
+        with work.step(step):
+            record = work.fold.steps.get(step)
+            if record is None or record.again:
+                work.check_tasks(1)
+                there = await work.cell.runtime.directory.resolve_one(to, key)
+                message = outgoing(
+                    work.message,
+                    kind,
+                    there.stream,
+                    there.task,
+                    payload,
+                    parent=self._task,
+                    reply_to=ReplyTo(actor=work.message.to, task=self._task, step=step),
+                    deadline=self._deadline(timeout_s),
+                )
+                sends = [message]
+                if timeout_s is not None and message.deadline is not None:
+                    sends.append(work.timer(step, message.deadline))
+                mark = fingerprint((to, key, kind, payload))
+                asked = e.QuestionAsked(step=step, fingerprint=mark, to=there.stream, task=there.task)
+                work.write(asked, sends=tuple(sends))
+            return await self._outcome(step, await self._answered(step), returns)
 
     async def handoff(self, to: str, payload: Any, *, key: str | None = None) -> Handoff:
-        """Give the task over: `return await ctx.handoff("editor", draft)`. Whoever asked gets the other's answer."""
+        """Give the task over: `return await ctx.handoff("editor", draft)`. Whoever asked gets the other's answer.
+
+        Raises UnknownRole, TooManyHandoffs, TooManyTasks.
+        """
+        self._work.check_handoffs()
         there = await self._work.cell.runtime.directory.resolve_one(to, key)
         return Handoff(there.stream, there.task, payload)
 
@@ -205,17 +217,25 @@ class Context(Asking):
         """Send something that needs no answer: kind context-share, artifact or feedback.
 
         `to` is a role, role/key, or topic/NAME for every role that subscribes to it. With `task` it goes to that task
-        of the actor, if it is at work. Raises UnknownRole, UnknownTopic, StepInputChanged.
+        of the actor, if it is at work; feedback, and a decision, always go to a task. Raises BadOption for another
+        kind, UnknownRole, UnknownTopic, StepInputChanged, TooDeep, TooManyTasks.
         """
+        check_kind(kind, task, TOLD if task is None else TOLD_TO_TASK)
         mark = fingerprint((to, key, kind, payload))
         step, record = await self._step(f"tell:{to}", mark)
-        if record is None:
-            receivers = await self._work.cell.runtime.directory.resolve(to, key)
-            work = self._work
+        if record is not None and not record.again:
+            return
+        work = self._work
+        with work.step(step):
+            receivers = await work.cell.runtime.directory.resolve(to, key)
+            to_task = task is not None
             sends = tuple(
-                outgoing(work.message, kind, there.stream, task or there.task, payload) for there in receivers
+                outgoing(work.message, kind, there.stream, task or there.task, payload, to_task=to_task)
+                for there in receivers
             )
-            work.write(e.MessageSent(step=step, fingerprint=mark), sends=sends)
+            opens = sum(sent.opens_task for sent in sends)
+            work.check_tasks(opens)
+            work.write(e.MessageSent(step=step, fingerprint=mark, opens=opens), sends=sends)
 
     async def receive(self, kind: Kind, *, note: str = "", returns: Any = None) -> Received:
         """Wait for a message that names this task: its next feedback, context-share, artifact or decision.
@@ -226,14 +246,19 @@ class Context(Asking):
         work = self._work
         count = self._received.get(kind, 0)  # of the task as a whole, whichever branch asks
         self._received[kind] = count + 1
-        arrived = work.fold.received.setdefault(kind, [])
-        if len(arrived) <= count:
+        step = f"receive:{kind}#{count}"
+        record = work.fold.steps.get(step)
+        if record is not None and record.given_up:
+            await self._given_up()
+        message = work.fold.take_received(kind, step)
+        if message is None:
             await new_ground(work)
-            step = f"receive:{kind}#{count}"
-            if step not in work.fold.steps:
+            if record is None or record.again:
                 work.write(e.WaitStarted(step=step, kind=kind, note=note))
-            await work.wait(step)
-        message = work.fold.received[kind][count]
+            with work.step(step):
+                await work.wait(step)
+            message = work.fold.take_received(kind, step)
+            assert message is not None
         return Received(message.kind, message.sender, decode(await load_value(work.store, message.content), returns))
 
     async def sleep(self, seconds: float) -> None:
@@ -244,7 +269,7 @@ class Context(Asking):
         if seconds < 0:
             raise ValueError(f"seconds={seconds}: at least 0")
         step, record = await self._step("sleep", "")
-        if record is None:
+        if record is None or record.again:
             work = self._work
             due_at = work.cell.runtime.clock.now() + timedelta(seconds=seconds)
             work.write(e.TimerSet(step=step, due_at=due_at), sends=(work.timer(step, due_at),))

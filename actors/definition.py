@@ -295,7 +295,8 @@ def _input_schema(actor: str, handlers: Sequence[Handler]) -> bytes | None:
 def _type_name(message: Message) -> str | None:
     for part in message.parts or ():
         if part.metadata:
-            return typing.cast("str | None", part.metadata.get("type"))
+            named = part.metadata.get("type")
+            return named if isinstance(named, str) else None
     return None
 
 

@@ -1,117 +1,19 @@
 """The state of one actor, folded from the events of its stream. Pure: no I/O, no clock, no machine."""
 
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 from typing import Any
 
-from actors.steps import counted_as
+from actors.step_record import Received, StepRecord, Tally
+from actors.waits import BY_FORM, TRIGGERS, activity_in_log
 from protocols import events as e
 from protocols.codec import body_of
-from protocols.errors import ResultNotStored
-from protocols.messages import ErrorInfo, Kind
-from protocols.money import add_amount
+from protocols.messages import Kind
 
-# The lifecycle state that open steps put an actor in; the first form that is open decides. None open: thinking.
-STATE_BY_FORM = (
-    ("tool", "execute", "executing"),
-    ("model", "think", "thinking"),
-    ("review", "await_review", "waiting_review"),
-    ("wait", "await_input", "waiting_input"),
-    ("question", "block", "blocked"),
-    ("timer", "block", "blocked"),
-)
+# The trigger and the lifecycle state that open steps ask for; the first form that is open decides
+STATE_BY_FORM = tuple((form, TRIGGERS[it], it.value) for form, it in BY_FORM)
 # task.resumed.reason: the process was lost while the handler ran, it gave the task up, or it lost track of it
 LOST, HANDED_OVER, RELOADED = "lost", "handed over", "reloaded"
 WAITS = frozenset({"review", "wait", "question", "timer"})  # forms that a message ends
-
-
-class StepRecord:
-    """What the log says of one step. `result` is the body of the event that ended it well.
-
-    A step that is to be done `again` failed in a former try of the handler.
-    """
-
-    __slots__ = (
-        "again",
-        "attempt",
-        "error",
-        "failed",
-        "failures",
-        "fingerprint",
-        "form",
-        "refused",
-        "request",
-        "result",
-    )
-
-    def __init__(self, form: str, fingerprint: str, request: e.Body | None = None) -> None:
-        self.form = form
-        self.fingerprint = fingerprint
-        self.request = request
-        self.result: e.Body | None = None
-        self.error: ErrorInfo | None = None
-        self.attempt = 0
-        self.failures = 0
-        self.failed: list[e.ModelFailed] = []  # the attempts at a model that gave no answer, since it began (again)
-        self.refused = False  # a call that was not made
-        self.again = False
-
-    @property
-    def done(self) -> bool:
-        """Whether it has an outcome."""
-        return self.result is not None or self.error is not None
-
-    @property
-    def open(self) -> bool:
-        """Whether it has begun and has no outcome."""
-        return not (self.done or self.again)
-
-    def forget(self) -> None:
-        """Let the failure be as if it had not happened; attempts are counted on. What has run, and only has no result
-        that could be stored, stays as it is.
-        """
-        if self.error is not None and self.error.type == ResultNotStored.__name__:
-            return
-        self.error = None
-        self.failures = 0
-        self.failed = []
-        self.refused = False
-        self.again = True
-
-
-class Tally:
-    """What a task has done so far: what `policies.Caps` limits."""
-
-    __slots__ = ("calls", "cost", "model_calls", "steps", "tokens")
-
-    def __init__(self) -> None:
-        self.steps = 0  # that have begun
-        self.model_calls = 0
-        self.tokens = 0
-        self.cost: dict[str, Decimal] = {}  # by currency
-        self.calls: dict[str, int] = {}  # of a tool or a model with one input, by name and fingerprint
-
-    def add(self, usage: e.Usage, cost: e.Cost | None) -> None:
-        """Count what an attempt used."""
-        self.tokens += usage.total
-        if cost is not None:
-            self.cost = add_amount(self.cost, cost.currency, cost.amount)
-
-    def call(self, name: str, fingerprint: str) -> None:
-        """Count a call of a tool or a model."""
-        key = f"{name}:{counted_as(fingerprint)}"
-        self.calls[key] = self.calls.get(key, 0) + 1
-
-
-class Received:
-    """A message that came for a task at work."""
-
-    __slots__ = ("content", "kind", "sender")
-
-    def __init__(self, kind: Kind, sender: str, content: e.Stored) -> None:
-        self.kind = kind
-        self.sender = sender
-        self.content = content
 
 
 class TaskFold:
@@ -128,6 +30,7 @@ class TaskFold:
         "memory",
         "open",
         "process",
+        "read",
         "received",
         "retries",
         "role_state",
@@ -153,6 +56,15 @@ class TaskFold:
         self.tally = Tally()
         self.memory = started.memory if started else ()  # the actor's conversation, as in model.requested
         self.received: dict[Kind, list[Received]] = {}
+        self.read: dict[str, Received] = {}  # of those, the ones that a `ctx.receive` has, by its step
+
+    def take_received(self, kind: Kind, step: str) -> Received | None:
+        """The message that a step has received, or the next one that no other step has."""
+        found = self.read.get(step) or next((it for it in self.received.get(kind, ()) if it.step is None), None)
+        if found is not None:
+            found.step = step
+            self.read[step] = found
+        return found
 
     def open_steps(self, *forms: str) -> list[tuple[str, StepRecord]]:
         """Steps of these forms without an outcome, in the order in which they began."""
@@ -165,18 +77,14 @@ class TaskFold:
 
     def working_state(self) -> tuple[str, str]:
         """The trigger and the lifecycle state that its open steps ask for."""
-        if not self.open:
-            return "think", "thinking"
-        for form, trigger, state in STATE_BY_FORM:
-            if self.open.get(form):
-                return trigger, state
-        return "think", "thinking"
+        asked_for = activity_in_log(self.open)
+        return TRIGGERS[asked_for], asked_for.value
 
 
 class ActorFold:
     """An actor: its version, its lifecycle state, the state of its role's machine, and its current or last task."""
 
-    __slots__ = ("current", "memory", "role_state", "state", "version")
+    __slots__ = ("canceled", "current", "memory", "role_state", "state", "version")
 
     def __init__(self) -> None:
         self.version = 0
@@ -184,6 +92,7 @@ class ActorFold:
         self.role_state: str | None = None
         self.memory: tuple[str, ...] = ()  # its conversation, as of the last task's end
         self.current: TaskFold | None = None
+        self.canceled: dict[str, str] = {}  # tasks that were canceled before their opening message came, and why
 
     @property
     def at_work(self) -> bool:
@@ -203,8 +112,11 @@ class ActorFold:
         if isinstance(body, e.TaskStarted):
             self.current = TaskFold(task or "", body)
             self.role_state = body.role_state
+            self.canceled = dict(body.canceled)
         elif isinstance(body, e.StateChanged):
             self.role_state = body.to
+        if task is not None and (self.current is None or task != self.current.task):
+            self._take_of_another(body, task)
         if self.current is not None:
             if handles is not None:
                 self.current.handled[handles] = None
@@ -212,6 +124,13 @@ class ActorFold:
             if apply is not None and task == self.current.task:  # others end here without having begun
                 apply(self.current, body)
             self.memory = self.current.memory
+
+    def _take_of_another(self, body: e.Body, task: str) -> None:
+        """An event of a task that has not begun."""
+        if isinstance(body, e.TaskCancelRequested):
+            self.canceled[task] = body.reason
+        elif body.TYPE in e.ENDS_TASK:
+            self.canceled.pop(task, None)
 
 
 def fold(events: Iterable[e.Event]) -> ActorFold:
@@ -235,6 +154,9 @@ def _resumed(task: TaskFold, body: e.TaskResumed) -> None:
 def _retry_scheduled(task: TaskFold, body: e.TaskRetryScheduled) -> None:
     for key in body.forgets:
         task.steps[key].forget()
+    for step in task.steps.values():
+        if step.given_up:  # in the next try nothing may cancel it
+            step.forget()
     task.retries.append(body.step)
     wait = task.steps[body.step] = StepRecord("timer", "", body)
     _count(task, wait, 1)
@@ -242,6 +164,8 @@ def _retry_scheduled(task: TaskFold, body: e.TaskRetryScheduled) -> None:
 
 def _cancel_requested(task: TaskFold, body: e.TaskCancelRequested) -> None:
     task.cancel = body.reason
+    for _, step in task.open_steps("question"):
+        step.stopped = True
 
 
 def _outcome_unknown(task: TaskFold, body: e.ToolOutcomeUnknown) -> None:
@@ -288,6 +212,7 @@ def _requested(task: TaskFold, body: Any) -> None:
     step.attempt = getattr(body, "attempt", 1)
     step.error = None
     step.again = False
+    step.given_up = False
 
 
 def _end_step(task: TaskFold, key: str, body: e.Body) -> StepRecord:
@@ -304,6 +229,16 @@ def _end_step(task: TaskFold, key: str, body: e.Body) -> StepRecord:
 
 def _succeeded(task: TaskFold, body: Any) -> None:
     _end_step(task, body.step, body).result = body
+
+
+def _asked(task: TaskFold, body: e.QuestionAsked) -> None:
+    _requested(task, body)
+    task.tally.tasks += 1
+
+
+def _sent(task: TaskFold, body: e.MessageSent) -> None:
+    _succeeded(task, body)
+    task.tally.tasks += body.opens
 
 
 def _failed(task: TaskFold, body: Any) -> None:
@@ -348,9 +283,24 @@ def _model_refused(task: TaskFold, body: e.ModelRefused) -> None:
     task.steps[body.step].refused = True
 
 
+def _given_up(task: TaskFold, body: e.StepGivenUp) -> None:
+    step = task.steps.get(body.step)
+    if step is None:
+        step = task.steps[body.step] = StepRecord("step", "")
+        task.tally.steps += 1
+    elif step.open:
+        _count(task, step, -1)
+    step.given_up = True
+    unread = task.read.pop(body.step, None)
+    if unread is not None:  # it came in the same moment: the next one gets it
+        unread.step = None
+
+
 def _received(task: TaskFold, body: e.MessageReceived) -> None:
-    task.received.setdefault(body.kind, []).append(Received(body.kind, body.sender, body.content))
+    message = Received(body.kind, body.sender, body.content, body.step)
+    task.received.setdefault(body.kind, []).append(message)
     if body.step is not None:
+        task.read[body.step] = message
         _end_step(task, body.step, body).result = body
 
 
@@ -365,6 +315,7 @@ _APPLY: dict[type[e.Body], Callable[[TaskFold, Any], None]] = {
     e.TaskHandedOff: _handed_off,
     e.StepCompleted: _succeeded,
     e.StepFailed: _failed,
+    e.StepGivenUp: _given_up,
     e.ToolRequested: _tool_requested,
     e.ToolOutcomeUnknown: _outcome_unknown,
     e.ToolCompleted: _succeeded,
@@ -376,14 +327,14 @@ _APPLY: dict[type[e.Body], Callable[[TaskFold, Any], None]] = {
     e.ApprovalRequested: _requested,
     e.ApprovalDecided: _succeeded,
     e.ValueChecked: _succeeded,
-    e.QuestionAsked: _requested,
+    e.QuestionAsked: _asked,
     e.QuestionAnswered: _succeeded,
     e.QuestionFailed: _failed,
     e.TimerSet: _requested,
     e.TimerFired: _succeeded,
     e.WaitStarted: _requested,
     e.TaskProgressed: _succeeded,
-    e.MessageSent: _succeeded,
+    e.MessageSent: _sent,
     e.ArtifactAdded: _succeeded,
     e.StateChanged: _succeeded,
     e.MessageReceived: _received,

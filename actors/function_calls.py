@@ -1,5 +1,6 @@
 """One call of `ctx.step` or `ctx.tool`: a function runs, and what becomes of it is recorded."""
 
+import asyncio
 import contextlib
 import inspect
 import time
@@ -165,14 +166,18 @@ async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
         try:
             encoded = _result(await _call(use.function, **arguments))
         except Exception as error:
-            unknown = isinstance(error, OutcomeUnknown) and not use.repeatable
+            unknown = issubclass(type(error), OutcomeUnknown) and not use.repeatable
             info = _info(error)
             if not unknown:  # recorded before anything else is waited for
                 work.write(e.ToolFailed(step=step, tool=use.tool, error=info, duration_ms=ms_since(begun)))
-            await work.cell.runtime.throttle.report(use.target, BREAKER, ok=not isinstance(error, SICK))
+            await work.cell.runtime.throttle.report(use.target, BREAKER, ok=not issubclass(type(error), SICK))
             if unknown:
                 raise
             raise step_failed(step, info) from error
+        except asyncio.CancelledError:  # it is given up: if it was the probe of a breaker, another call may be
+            if not work.ended:
+                work.cell.runtime.spawn(work.cell.runtime.throttle.leave(use.target))
+            raise
         duration_ms = ms_since(begun)
         result = await store_value(work.store, encoded)
         work.write(

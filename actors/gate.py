@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from actors.admission import Admission
 from actors.quarantine import Quarantine
-from protocols.messages import OPENS_TASK, Message
+from protocols.messages import Message
 from protocols.ports import Clock, Delivery, Tenure
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Gate:
                 self._begin(self.admission.pull(message.to))
         elif message.kind == "cancel" or (cell is not None and _needs_no_slot(cell, message)):
             self._begin([delivery])
-        elif message.kind not in OPENS_TASK:
+        elif not message.opens_task:
             if self.admission.woken or self.free <= 0:
                 self._wait(delivery, woken=True)
             else:
@@ -84,7 +84,7 @@ class Gate:
         """Whether a message stays on the bus, or in the log, for the next tenure. Of a partition that is given away
         only actors in memory get what they wait for.
         """
-        opens = message.kind in OPENS_TASK
+        opens = message.opens_task
         return not tenure.held or (tenure.leaving and (opens or not self._runtime.hosts(message.to)))
 
     def _wait(self, delivery: Delivery, *, woken: bool = False) -> None:
@@ -229,5 +229,5 @@ def _needs_no_slot(cell: "Cell", message: Message) -> bool:
     """Whether a message for an actor in memory gives it nothing to do for which it doesn't hold a slot already: it is
     at work, or the message only joins its queue, or nobody waits for it.
     """
-    opens = message.kind in OPENS_TASK
+    opens = message.opens_task
     return cell.busy or (opens and cell.work is not None) or (not opens and cell.work is None)

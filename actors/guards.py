@@ -12,7 +12,7 @@ from actors.budgets import warn_of_budgets
 from actors.cell import Cell
 from actors.runtime import Runtime
 from eventstore.ledger_tables import PostgresLedger
-from projections import waits
+from projections import tasks, waits
 from projections.waits import Waiting
 from protocols.errors import Deadlock, TimeLimitExceeded
 from protocols.names import actor_stream
@@ -34,6 +34,13 @@ class Guards:
     async def warn_of_budgets(self) -> None:
         """Record that budgets are nearly used up."""
         await warn_of_budgets(self._runtime.store, self._ledger)
+
+    async def count_tasks(self) -> None:
+        """Count the tasks of the runs that have opened some here, all processes together."""
+        runs = self._runtime.run_tasks.to_count()
+        if runs:
+            for run, number in (await tasks.count_by_run(self._pool, runs)).items():
+                self._runtime.run_tasks.counted(run, number)
 
     def end_overdue(self) -> None:
         """End the tasks at work here that have done nothing for longer than their role allows."""

@@ -20,6 +20,7 @@ import anyio.lowlevel
 import asyncpg
 import msgspec
 
+from actors.bounds import RUN_TASKS
 from actors.definition import Definition
 from actors.directory import Directory
 from actors.guards import Guards
@@ -56,6 +57,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     partitions: int = 8
     slots: int = 64
     run_slots: int = 48
+    run_tasks: int = RUN_TASKS
     ahead: int = 4096
     passivate_after_s: float = 60.0
     grace_s: float = 10.0
@@ -104,6 +106,7 @@ class Host:
             process=process,
             slots=limits.slots,
             run_slots=limits.run_slots,
+            run_tasks=limits.run_tasks,
             ahead=limits.ahead,
             passivate_after_s=limits.passivate_after_s,
             clock=self._clock,
@@ -258,5 +261,6 @@ class Host:
                     looked = self._clock.monotonic()
                     await guards.end_blocked(self.runtime.partitions.serving)
                     await guards.warn_of_budgets()
+                    await guards.count_tasks()
             except GONE as error:
                 log.warning("host<%s> could not look for what is overdue: %s", self._process, reason_of(error))

@@ -6,9 +6,13 @@ from typing import Any, Final
 
 import msgspec
 
-from protocols.errors import BadOption, BadPayload
+from protocols.errors import BadOption, BadPayload, listed
 from protocols.ports import Route
 from protocols.values import encode_value
+
+ASKED: Final = frozenset({"assign", "query", "review-request"})  # kinds that have an answer
+TOLD: Final = frozenset({"context-share", "artifact"})  # kinds that need none, and may open a task
+TOLD_TO_TASK: Final = TOLD | {"feedback", "decision"}  # to a task at work
 
 MAX_DELAY_S: Final = 10 * 365 * 86_400.0
 
@@ -30,6 +34,15 @@ def times(now: datetime, delay_s: float | None, deadline: datetime | None) -> tu
         if due_at is not None and deadline <= due_at:
             raise BadOption("deadline", given, "it is over before the delay is")
     return due_at, deadline
+
+
+def check_kind(kind: str, task: str | None, allowed: frozenset[str]) -> None:
+    """Raise BadOption for a kind of message that can't be sent so, to this task or to none: nobody would get it."""
+    if kind in allowed:
+        return
+    to_task = task is None and kind in TOLD_TO_TASK
+    reason = "it goes to a task at work: say which, task=..." if to_task else f"it is one of {listed(sorted(allowed))}"
+    raise BadOption("kind", kind, reason)
 
 
 def check_payload(route: Route, payload: Any) -> None:

@@ -1,13 +1,30 @@
 """Reading one actor from its stream."""
 
 import asyncio
+from datetime import timedelta
 from typing import Final
 
 from actors.fold import ActorFold
-from protocols.events import Event, TaskStarted
+from protocols.events import ENDS_TASK, Event, TaskStarted
+from protocols.names import time_of
 from protocols.ports import EventStore
 
 EVENTS_A_TURN: Final = 1000  # folded before the event loop turns
+CLOCKS_DIFFER: Final = timedelta(days=1)  # at most, between the process that made an id and the database
+
+
+async def has_begun(store: EventStore, stream: str, task: str) -> bool:
+    """Whether an actor has begun a task, or ended it without beginning it. The stream is read from its end back to the
+    day on which the task's id was made.
+    """
+    made_at = time_of(task)
+    earliest = None if made_at is None else made_at - CLOCKS_DIFFER
+    async for event in store.read_stream(stream, backwards=True):
+        if event.meta.task == task and (event.type == TaskStarted.TYPE or event.type in ENDS_TASK):
+            return True
+        if earliest is not None and event.recorded_at < earliest:
+            break
+    return False
 
 
 async def load_actor(store: EventStore, stream: str) -> ActorFold:

@@ -21,7 +21,8 @@ from actors.approvals import approval
 from actors.cancellation import new_ground
 from actors.conversation import conversation
 from actors.function_calls import ms_since
-from actors.models.call import Call, ChatMessage, ModelReply, Prompt, ToolCall, chat, free, storable
+from actors.model_replies import as_stored, completed_at, reply_of
+from actors.models.call import Call, ChatMessage, ModelReply, Prompt, chat, free, storable
 from actors.models.failures import AttemptFailed, plan, policy
 from actors.models.history import about_tokens, shorten
 from actors.models.structured import AnswerType, repair
@@ -30,15 +31,14 @@ from actors.policies import Cache
 from actors.steps import fingerprint, ordered_fingerprint
 from actors.values import load_value
 from protocols import events as e
-from protocols.codec import body_of, digest
+from protocols.codec import digest
 from protocols.errors import BadAnswer, BudgetExceeded, CallRefused, ModelFailed, NoModel, NotAdmitted, NotApproved
 from protocols.ledger import Period, window_end
 from protocols.live import Piece, Telling
 from protocols.messages import encode_json, error_info
-from protocols.names import parse_event_id
 
 if TYPE_CHECKING:
-    from actors.fold import StepRecord
+    from actors.step_record import StepRecord
     from actors.work import Work
 
 BUDGET_PAUSE_S: Final = (1.0, 900.0)  # between two looks whether a budget has room again: first and longest, doubled
@@ -74,7 +74,7 @@ async def call_model(work: "Work", step: str, ask: Ask) -> ModelReply:
     """
     record = work.fold.steps.get(step)
     if record is not None and isinstance(record.result, e.ModelCompleted):
-        return await _reply_of(work, record.result)
+        return await reply_of(work.store, record.result)
     if record is not None and record.refused and record.error is not None:
         raise CallRefused(step, record.error.type, record.error.message)
     return await _ModelCall(work, step, ask).run()
@@ -265,7 +265,7 @@ class _ModelCall:
         breaker = self.models.rates(call.model).breaker
         try:
             live = self._live(request) if call.stream else None
-            reply = storable(await self.models.complete(call, live))
+            reply = as_stored(storable(await self.models.complete(call, live)))
             if live is not None:
                 live.end()
             if self.ask.answer is not None and not reply.tool_calls:
@@ -345,7 +345,7 @@ class _ModelCall:
         since = work.cell.runtime.clock.now() - timedelta(seconds=ask.cache.seconds)
         await work.cell.journal.durable()  # it may be this task that asked before
         address = await work.cell.runtime.answers.find(self.cache_key, since)
-        given = await _completed_at(work, address) if address is not None else None
+        given = await completed_at(work.store, address) if address is not None else None
         if given is None or address is None:
             return None
         cost = None if given.cost is None else free(given.cost)
@@ -362,15 +362,7 @@ class _ModelCall:
             fingerprint=self.mark,
         )
         work.write(again)
-        return await _reply_of(work, again)
-
-
-async def _completed_at(work: "Work", address: str) -> e.ModelCompleted | None:
-    stream, version = parse_event_id(address)
-    async for event in work.store.read_stream(stream, after=version - 1, before=version + 1):
-        body = body_of(event)
-        return body if isinstance(body, e.ModelCompleted) else None
-    return None
+        return await reply_of(work.store, again)
 
 
 def _check_answer(wanted: AnswerType, reply: ModelReply, model: str) -> None:
@@ -388,25 +380,3 @@ def _check_answer(wanted: AnswerType, reply: ModelReply, model: str) -> None:
             reported=reply.reported,
             answer=reply.text,
         ) from error
-
-
-async def _reply_of(work: "Work", completed: e.ModelCompleted) -> ModelReply:
-    message = msgspec.json.decode(await load_value(work.store, completed.message))
-    if isinstance(message, str):  # of an event of version 1
-        message = {"role": "assistant", "content": message}
-    return ModelReply(
-        text=message["content"],
-        tool_calls=tuple(
-            ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
-            for call in message.get("tool_calls", ())
-        ),
-        private=message.get("private"),
-        model=completed.model,
-        usage=completed.usage,
-        cost=completed.cost,
-        reported=completed.reported,
-        finish_reason=completed.finish_reason,
-        first_token_ms=completed.first_token_ms,
-        stand_in=completed.stand_in,
-        cached=bool(completed.cached),
-    )

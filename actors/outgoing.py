@@ -10,7 +10,7 @@ from actors.directory import Directory
 from actors.timers import Timers
 from protocols.errors import StoreUnavailable
 from protocols.events import NewEvent
-from protocols.messages import ErrorInfo, Kind, Message, part_of
+from protocols.messages import OPENS_TASK, ErrorInfo, Kind, Message, part_of
 from protocols.names import message_id
 from protocols.ports import Bus
 from protocols.trace import child_traceparent
@@ -31,6 +31,8 @@ def outgoing(mine: Message, kind: Kind, to: str, task: str, payload: Any, **fiel
         priority=mine.priority,
         traceparent=child_traceparent(mine.traceparent),
         tenant=mine.tenant,
+        depth=mine.depth + (kind != "handoff") if kind in OPENS_TASK else 0,
+        handoffs=mine.handoffs + 1 if kind == "handoff" else 0,
         **fields,
     )
 

@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 async def pause(work: "Work", key: str, seconds: float, note: str) -> None:
     """Wait once under this key; returns at once if that was done before."""
     record = work.fold.steps.get(key)
-    if record is None:
+    if record is None or record.again:
         due_at = work.cell.runtime.clock.now() + timedelta(seconds=seconds)
         work.write(e.TimerSet(step=key, due_at=due_at, note=note), sends=(work.timer(key, due_at),))
-    elif record.done:
+    elif not record.open:
         return
-    await work.wait(key)
+    with work.step(key):
+        await work.wait(key)
 
 
 def pauses_so_far(work: "Work", step: str, kind: str) -> int:
     """How often a step has waited for something of a kind."""
     count = 0
-    while (record := work.fold.steps.get(f"{step}/{kind}#{count}")) is not None and record.done:
+    while (record := work.fold.steps.get(f"{step}/{kind}#{count}")) is not None and not (record.open or record.again):
         count += 1
     return count
 
@@ -40,4 +41,5 @@ async def finish_pauses(work: "Work", step: str) -> None:
     """Wait for what a step was waiting for when its process was lost."""
     for key, _ in work.fold.open_steps("timer"):
         if key.startswith(f"{step}/"):
-            await work.wait(key)
+            with work.step(key):
+                await work.wait(key)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from actors.steps import counted_as
-from protocols.errors import BadOption, McpFailed, ModelFailed, ResultNotStored, StepFailed, TaskFailed
+from protocols.causes import kinds, leaves
+from protocols.errors import BadOption, McpFailed, ModelFailed, ResultNotStored
 from protocols.money import Money
 
 if TYPE_CHECKING:
-    from actors.fold import Tally
+    from actors.step_record import Tally
 
 TRANSIENT: Final = (ConnectionError, TimeoutError, ModelFailed, McpFailed)
 
@@ -22,7 +23,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     The wait before try n + 1 is uniform between 0 and min(longest_s, first_s * factor ** (n - 1)): exponential backoff
     with full jitter (M. Brooker, "Exponential Backoff And Jitter", 2015). `transient` are the errors worth another try:
     their classes with all subclasses, or names of classes; any other error fails the task at once. An error of a step,
-    or of an actor that was asked, counts as what it was there. Raises BadOption.
+    or of an actor that was asked, counts as what it was there; an exception group as what it holds. Raises BadOption.
     """
 
     attempts: int = 1
@@ -41,10 +42,16 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
                 raise BadOption("Retry.transient", repr(kind), "it takes classes of exceptions, or their names")
 
     def covers(self, error: BaseException) -> bool:
-        """Whether an error is transient. What has run, and only has no result that could be stored, never is."""
+        """Whether an error is transient. A group of them is if all are that it holds, but for cancelled ones. What has
+        run, and only has no result that could be stored, never is.
+        """
         names = {kind if isinstance(kind, str) else kind.__name__ for kind in self.transient}
-        kinds = _kinds(error)
-        return ResultNotStored.__name__ not in kinds and not names.isdisjoint(kinds)
+        if any(ResultNotStored.__name__ in kinds(each) for each in (error, *leaves(error))):
+            return False
+        held = [each for each in leaves(error) if each is error or "CancelledError" not in kinds(each)]
+        return not names.isdisjoint(kinds(error)) or (
+            bool(held) and all(not names.isdisjoint(kinds(each)) for each in held)
+        )
 
     def wait(self, tries: int) -> timedelta:
         """How long to wait when so many tries have failed."""
@@ -55,15 +62,17 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 class TimeLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long a task of a role may take, in seconds; None is without limit.
 
-    thinking_s, executing_s, blocked_s: in that state without anything being recorded. Sleeping is not being blocked: it
-    has an end. task_s: from a task's start to its end, also through others that it is handed to. run_s: the same for a
-    task that starts a run. cancel_s: for what a cancelled task still does. A task that takes longer fails, with
-    TimeLimitExceeded or DeadlineExceeded. Raises BadOption.
+    thinking_s, executing_s: in that state without anything being recorded. blocked_s: waiting for another actor's
+    answer without anything being recorded; by default without limit, for a person may have to decide something below.
+    Sleeping is not being blocked: it has an end. task_s: from a task's start to its end, also through others that it
+    is handed to. run_s: the same for a task that starts a run. cancel_s: for what a cancelled task still does. A task
+    that takes longer fails, with TimeLimitExceeded or DeadlineExceeded, and what it has asked for is told to stop.
+    Raises BadOption.
     """
 
     thinking_s: float | None = 300.0
     executing_s: float | None = 600.0
-    blocked_s: float | None = 1800.0
+    blocked_s: float | None = None
     task_s: float | None = None
     run_s: float | None = None
     cancel_s: float = 30.0
@@ -112,8 +121,12 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     """How much one task of a role may do, in all, however often it is taken up again; None is without limit.
 
     `steps` of any kind, `model_calls` (not counting attempts), `tokens` of all attempts, `cost` (known costs in that
-    currency), and how often the `same_call` of a tool or a model, with the same input, may be made. What would go
-    beyond raises LimitReached. Raises BadOption.
+    currency), how often the `same_call` of a tool or a model, with the same input, may be made, and how many other
+    `tasks` it may ask for or tell. What would go beyond raises LimitReached.
+
+    Two limits go along with the messages, and end circles of roles. `depth`: a task so many levels below the first of
+    its run asks for none below it (TooDeep). `handoffs`: a task that has been handed over so often is not handed over
+    again (TooManyHandoffs). Raises BadOption.
     """
 
     steps: int | None = None
@@ -121,9 +134,12 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int | None = None
     cost: Money | None = None
     same_call: int | None = None
+    tasks: int | None = 100_000
+    depth: int | None = 100
+    handoffs: int | None = 100
 
     def __post_init__(self) -> None:
-        for name in ("steps", "model_calls", "tokens", "same_call"):
+        for name in ("steps", "model_calls", "tokens", "same_call", "tasks", "depth", "handoffs"):
             if getattr(self, name) is not None:
                 _check(self, name, at_least=1)
         if self.cost is not None and not (isinstance(self.cost, Money) and self.cost.amount > 0):
@@ -153,11 +169,3 @@ def _check(value: msgspec.Struct, name: str, *, at_least: float | None = None, a
     ok = isinstance(number, int | float) and not isinstance(number, bool) and number == number
     if not ok or (at_least is not None and number < at_least) or (above is not None and number <= above):
         raise BadOption(f"{type(value).__name__}.{name}", repr(number), allowed)
-
-
-def _kinds(error: BaseException) -> set[str]:
-    """The names of the classes that an error belongs to; of a step's or a question's, those of what went wrong."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, StepFailed | TaskFailed):
-        names |= {error.type, *error.bases}
-    return names

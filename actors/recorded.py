@@ -1,11 +1,12 @@
 """What a context has of the log: which step comes next, and what is recorded of it."""
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.cancellation import PREFIX, compensating, new_ground
-from actors.fold import StepRecord
 from actors.function_calls import step_failed
+from actors.step_record import StepRecord
 from actors.steps import StepCounter, in_own_task, same_input
 from actors.values import load_value
 from protocols import events as e
@@ -57,11 +58,19 @@ class Recorded:
             name = PREFIX + name
         key = self._counter.next(name)
         record = self._recorded(key, mark)
+        if record is not None and record.given_up:
+            await self._given_up()
         if record is None or not record.done:
             await new_ground(work)
         if record is None:
             work.check_caps()
         return key, record
+
+    async def _given_up(self) -> None:
+        """A former run of the handler came to here, and went on without an outcome: what cancelled it there does so
+        again.
+        """
+        await asyncio.get_running_loop().create_future()
 
     def _recorded(self, key: str, mark: str) -> StepRecord | None:
         """What the log has of a step; raises StepInputChanged if it had another input (or logs it, by option)."""
@@ -77,7 +86,8 @@ class Recorded:
         work = self._work
         record = work.fold.steps[step]
         if not record.done:
-            await work.wait(step)
+            with work.step(step):
+                await work.wait(step)
         return record
 
     async def _outcome(self, step: str, record: StepRecord, returns: Any) -> Any:

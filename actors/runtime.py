@@ -3,8 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextvars import copy_context
 from typing import Any, Final
 
+from actors.bounds import RUN_TASKS, RunTasks
+from actors.branches import follow_branches
 from actors.busy import Busy
 from actors.cell import Cell
 from actors.definition import Definition
@@ -20,7 +23,7 @@ from actors.timers import Timers
 from actors.toolbox import Toolbox
 from protocols.errors import BadEvent, CallboardError, StoreUnavailable
 from protocols.events import NewEvent
-from protocols.messages import OPENS_TASK, Message
+from protocols.messages import Message
 from protocols.names import parse_stream
 from protocols.ports import Answers, Bus, Clock, Delivery, EventStore, SystemClock, Tenure, Throttle
 from protocols.states import RUNNING
@@ -50,6 +53,7 @@ class Runtime:
         process: str,
         slots: int = 64,
         run_slots: int | None = None,
+        run_tasks: int | None = RUN_TASKS,
         ahead: int = 4096,
         passivate_after_s: float = 60.0,
         clock: Clock | None = None,
@@ -69,6 +73,7 @@ class Runtime:
         self.process = process
         self.slots = slots
         self.run_slots = min(run_slots or slots, slots)
+        self.run_tasks = RunTasks(run_tasks)
         self.ahead = ahead
         self.passivate_after_s = passivate_after_s
         self.clock = clock or SystemClock()
@@ -87,6 +92,7 @@ class Runtime:
         self._untold: set[str] = set()  # streams of cells that wait for people, and the log says that they run
         self._parked: dict[str, float] = {}  # streams of cells that could be dropped, and since when, oldest first
         self._group = asyncio.TaskGroup()
+        self._context = copy_context()
         self._sender = Sender(bus, directory, self.timers, self._hand_over, self.spawn)
 
     def __repr__(self) -> str:
@@ -97,6 +103,7 @@ class Runtime:
 
     async def __aenter__(self) -> "Runtime":
         await self._group.__aenter__()
+        follow_branches()
         self._service = [self._group.create_task(self.timers.run()), self._group.create_task(self._passivate())]
         return self
 
@@ -119,7 +126,7 @@ class Runtime:
         cell = self._cells.get(message.to)
         if cell is None:
             cell = self._new_cell(message.to, first.tenure, message.run)
-            if first.fresh and message.kind in OPENS_TASK and message.task == message.key:
+            if first.fresh and message.opens_task and message.task == message.key:
                 cell.begin_new()
             else:
                 self._load(cell, takeover=False)
@@ -240,8 +247,8 @@ class Runtime:
             self.on_settle(delivery)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str | None = None) -> asyncio.Task[None]:
-        """Run something under this runtime's ownership."""
-        return self._group.create_task(coroutine, name=name)
+        """Run something under this runtime's ownership, and as no part of what runs now."""
+        return self._group.create_task(coroutine, name=name, context=self._context.copy())
 
     # -- cells come and go ----------------------------------------------------------------------------------------
 
@@ -253,7 +260,7 @@ class Runtime:
             self._parked[cell.stream] = self.clock.monotonic()
         elif busy or cell.dropped:
             self._parked.pop(cell.stream, None)
-        if not busy and work is not None and work.actor_fold.state in RUNNING and work.waits_for_people:
+        if not busy and work is not None and work.actor_fold.state in RUNNING and work.activity.waits_for_people:
             self._untold.add(cell.stream)  # the log is told in a moment, if no branch of it goes on
         if busy == cell.busy:
             return
@@ -305,8 +312,15 @@ class Runtime:
         pause = min(1.0, max(0.05, self.passivate_after_s / 2))
         while True:
             await self.clock.sleep(pause)
+            self.look_again()
             self.tell_waits()
             self.passivate(older_than_s=self.passivate_after_s)
+
+    def look_again(self) -> None:
+        """See whether branches that went on beside what their task waits for only wait by now, for each other."""
+        for cell in list(self.busy.values()):
+            if cell.work is not None and cell.work.waiters:
+                self.busy_changed(cell)
 
     def tell_waits(self) -> None:
         """Let the log know of tasks that wait for people, where one branch of several has ended last."""
@@ -314,7 +328,7 @@ class Runtime:
         for stream in untold:
             cell = self._cells.get(stream)
             work = cell.work if cell is not None else None
-            if work is not None and work.parked and work.actor_fold.state in RUNNING and work.waits_for_people:
+            if work is not None and work.parked and work.actor_fold.state in RUNNING and work.activity.waits_for_people:
                 work.only_waits()
 
     def passivate(self, *, older_than_s: float) -> int:

@@ -46,9 +46,10 @@ class ToolTurns:
     ) -> tuple[str, bool]:
         key, record = await self._ctx._step(tool.name, fingerprint(arguments))
         try:
-            if record is None:
-                await self._allowed(key, tool, arguments, verdict)
-            return result_text(await self._called(key, call, tool, arguments)), False
+            with self._ctx._work.step(key):
+                if record is None or record.again:
+                    await self._allowed(key, tool, arguments, verdict)
+                return result_text(await self._called(key, call, tool, arguments)), False
         except ResultNotStored:
             raise  # the model would call it again
         except StepFailed as error:

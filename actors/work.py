@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actors.cancellation import Compensation, compensate
+from actors.branches import Branches, current, no_branches
+from actors.cancellation import PREFIX, Compensation, compensate
 from actors.context import Context
 from actors.definition import Definition, Handler, Handoff
 from actors.outgoing import error_reply, outgoing, reply
 from actors.steps import leave_branches
-from actors.writing import Writing
+from actors.writing import Waiter, Writing
 from protocols import events as e
+from protocols.causes import causes, name_of
 from protocols.errors import (
     BadPayload,
+    CallboardError,
     DeadlineExceeded,
     StoreUnavailable,
     TaskCanceled,
@@ -35,6 +38,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("callboard.actors")
 
 MAX_TRACEBACK_CHARACTERS = 8000
+
+
+def _traceback_of(error: BaseException) -> str:
+    """The end of an exception's traceback; of one that can't be told, what is in the way."""
+    try:
+        return "".join(traceback.format_exception(error))[-4 * MAX_TRACEBACK_CHARACTERS :]
+    except Exception as failure:  # noqa: BLE001 - an exception's own code may raise anything
+        return f"its traceback can't be made: {name_of(type(failure))}"
 
 
 class Undeliverable(Exception):
@@ -60,7 +71,6 @@ class Work(Writing):
         "models",
         "settles",
         "stopped",
-        "waiters",
     )
 
     def __init__(
@@ -90,7 +100,8 @@ class Work(Writing):
         self.compensations: list[Compensation] = []
         self.context = Context(self)
         self.effects = 0  # steps that run here right now
-        self.waiters: dict[str, asyncio.Future[None]] = {}  # steps that wait for a message, by key
+        self.waiters = {}
+        self.branches = Branches(self._branch_ended)
         self.handler: asyncio.Task[None] | None = None
         self.ended = False
 
@@ -105,13 +116,7 @@ class Work(Writing):
     @property
     def parked(self) -> bool:
         """Whether all that the handler does is wait for messages."""
-        return (
-            self.claimed
-            and not self.effects
-            and bool(self.waiters)
-            and not self.ended
-            and self.fold.cancel is None  # then it has things to do, soon
-        )
+        return self.claimed and bool(self.waiters) and self.activity.waits
 
     @property
     def deadline(self) -> datetime | None:
@@ -131,6 +136,7 @@ class Work(Writing):
                 role_state=(self.actor_fold.role_state or machine.initial) if machine else None,
                 deadline=deadline,
                 memory=self.actor_fold.memory,
+                canceled=self.actor_fold.canceled,
             )
             alarm = () if deadline is None else (self.timer(None, deadline),)
             self.write(body, handles=self.message.id, sends=alarm, state=self._fire("start"), then=self._claimed)
@@ -154,20 +160,42 @@ class Work(Writing):
 
     async def _run(self) -> None:
         leave_branches()
+        self.branches.enter()
         self.begun = True
         try:
             if not self.fresh:
                 await self.cell.journal.durable()
             while not await self._try():
-                self.context.detach()
-                self.context = Context(self)
-                self.compensations.clear()
                 self.live = False
             if self.fold.cancel is not None:
                 await compensate(self)
                 self.end_canceled(self.fold.cancel)
         except StoreUnavailable as error:
             self.cell.reload(error)  # nobody's fault: the task goes on when the store is back
+        except Exception as fault:  # noqa: BLE001 - it ends the task, or it would end the process
+            self._end_by(fault)
+
+    def _end_by(self, fault: Exception) -> None:
+        """Something beside the handler failed, such as what records its error: that ends the task, and no more."""
+        frames = "".join(traceback.format_tb(fault.__traceback__))  # its text may be what can't be told
+        self.warn("is ended by %s in what runs it:\n%s", name_of(type(fault)), frames)
+        if self.fold.cancel is not None:
+            self.end_canceled(self.fold.cancel)
+            return
+        info = ErrorInfo(type=name_of(type(fault)), message="the error of the task can't be recorded; the log has it")
+        self._end("fail", e.TaskFailed(error=info), *error_reply(self.message, info))
+
+    def _leave_try(self) -> None:
+        """The handler is to run again. What it left behind in asyncio tasks of its own goes on no more; a question
+        that is open is found again by the next try.
+        """
+        self.context.detach()
+        self.context = Context(self)
+        self.compensations.clear()
+        former, self.branches = self.branches, Branches(self._branch_ended)
+        self.branches.enter()
+        former.cancel()
+        self.waiters.clear()
 
     async def _try(self) -> bool:
         """Run the handler once. False: it is to run again."""
@@ -197,10 +225,10 @@ class Work(Writing):
     def _failed(self, error: BaseException) -> bool:
         """The handler raised. False: it is to run again, at a time that is now written."""
         if self.fold.cancel is not None:
-            if not isinstance(error, asyncio.CancelledError):
-                self.warn("failed while it was being canceled: %s", type(error).__name__)
+            if not issubclass(type(error), asyncio.CancelledError):
+                self.warn("failed while it was being canceled: %s", name_of(type(error)))
             return True
-        if isinstance(error, Undeliverable):
+        if issubclass(type(error), Undeliverable):
             self.die(str(error))
             return True
         policy, tries = self.definition.retry(self.chosen), len(self.fold.retries) + 1
@@ -209,6 +237,7 @@ class Work(Writing):
         if late or tries >= policy.attempts or not policy.covers(error):
             self.fail(error)
             return True
+        self._leave_try()
         step = f"retry#{tries - 1}"
         info = error_info(error)
         self.warn("failed, try %d of %d: %s; it is tried again", tries, policy.attempts, info.type)
@@ -216,15 +245,14 @@ class Work(Writing):
         self.write(body, sends=(self.timer(step, due_at),))
         return False
 
-    def _steps_of(self, error: BaseException | None) -> tuple[str, ...]:
+    def _steps_of(self, error: BaseException) -> tuple[str, ...]:
         """The failed steps that an error comes from: those that are named along its causes."""
-        steps = []
-        while error is not None:
-            record = self.fold.steps.get(getattr(error, "step", ""))
-            if record is not None and record.error is not None:
-                steps.append(error.step)  # type: ignore[attr-defined]
-            error = error.__cause__ or error.__context__
-        return tuple(dict.fromkeys(steps))
+        named = [vars(each).get("step") for each in causes(error) if issubclass(type(each), CallboardError)]
+        return tuple(dict.fromkeys(step for step in named if isinstance(step, str) and self._has_failed(step)))
+
+    def _has_failed(self, step: str) -> bool:
+        record = self.fold.steps.get(step)
+        return record is not None and record.error is not None
 
     async def _handle(self) -> Any:
         refusal, self.cell.refusal = self.cell.refusal, None
@@ -253,6 +281,7 @@ class Work(Writing):
         return e.TaskCompleted(result=msgspec.Raw(encode_value(result, "the result"))), ()
 
     def _hand_off(self, handoff: Handoff) -> Message:
+        self.check_handoffs()
         return outgoing(
             self.message,
             "handoff",
@@ -277,7 +306,7 @@ class Work(Writing):
 
     def fail(self, error: BaseException, *, handles: str | None = None, then: Callable[[], None] | None = None) -> None:
         """End the task with an error."""
-        told = redact("".join(traceback.format_exception(error)))  # before it is cut: half a key is no key any more
+        told = redact(_traceback_of(error))  # before it is cut: half a key is no key any more
         info = error_info(error, told[-MAX_TRACEBACK_CHARACTERS:])
         self.warn("failed: %s", info.type)
         answer = error_reply(self.message, msgspec.structs.replace(info, traceback=""))
@@ -313,6 +342,7 @@ class Work(Writing):
         if self.ended:
             return
         self.lose_all()
+        sends = (*sends, *self.stop_all("the task that asked has ended"))
         self.write(body, handles=handles, sends=sends, state=self._fire(trigger), then=ended)
         self.cell.journal.flush()
         self.detach()
@@ -321,10 +351,9 @@ class Work(Writing):
         """Let go of the handler: no call of its context has an effect any more, and it is cancelled."""
         self.ended = True
         self.context.detach()
-        for waiter in self.waiters.values():
-            waiter.cancel()
+        self.branches.cancel()
         if self.handler is not None and self.handler is not asyncio.current_task():
-            self.handler.cancel()
+            self.handler.cancel()  # it may not have begun
 
     # -- what the handler waits for --------------------------------------------------------------------------------
 
@@ -335,20 +364,43 @@ class Work(Writing):
         if self.waiters:
             self.changed()  # another branch only waits, and this one goes on
         try:
-            yield
+            with no_branches():
+                yield
         finally:
             self.effects -= 1
             self.changed()
 
+    @contextmanager
+    def step(self, key: str) -> Iterator[None]:
+        """While a step of the handler's is under way. One whose branch is cancelled is given up: that is recorded, or
+        it would stay open for ever, and a later run of the handler would not know that it went on without it.
+        """
+        try:
+            yield
+        except asyncio.CancelledError:
+            canceled = not self.ended and self.fold.cancel is not None and PREFIX not in key
+            if not (self.ended or canceled) and current() is self.branches:
+                self.give_up(key)
+            raise
+
     async def wait(self, step: str) -> None:
         """Return when the message that ends this step has come."""
-        waiter = self.waiters[step] = asyncio.get_running_loop().create_future()
+        task = asyncio.current_task()
+        waiter = Waiter(asyncio.get_running_loop().create_future(), task)
+        self.waiters[step] = waiter
+        self.branches.wait(task)
         self.changed()
         try:
-            await waiter
+            await waiter.future
         finally:
-            if self.waiters.pop(step, None) is not None:
+            self.branches.go_on(task)
+            if self.waiters.get(step) is waiter:
+                del self.waiters[step]
                 self.changed()
+
+    def _branch_ended(self) -> None:
+        if self.waiters and not self.ended:
+            self.changed()
 
     def changed(self) -> None:
         """Tell the runtime whether this work holds a slot."""
@@ -357,6 +409,7 @@ class Work(Writing):
     def wake(self, key: str) -> None:
         """What a step waits for is recorded: let it go on."""
         waiter = self.waiters.pop(key, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None and not waiter.future.done():
+            waiter.future.set_result(None)
+            self.branches.go_on(waiter.task)
             self.changed()  # before the next message is delivered: from now on the handler holds a slot

@@ -4,15 +4,18 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from actors.branches import Branches
 from actors.definition import Definition
 from actors.fold import ActorFold, TaskFold
 from actors.machine import LIFECYCLE_MACHINE
 from actors.outgoing import outgoing
+from actors.step_record import StepRecord
+from actors.waits import TRIGGERS, Activity, activity
 from protocols import events as e
 from protocols.codec import entry_of
-from protocols.errors import Detached, IllegalTrigger, LimitReached
+from protocols.errors import Detached, IllegalTrigger, LimitReached, TooDeep, TooManyHandoffs
 from protocols.messages import ErrorInfo, Message, encode_json
 from protocols.states import WAITING, StateChange
 
@@ -20,6 +23,14 @@ if TYPE_CHECKING:
     from actors.cell import Cell
 
 log = logging.getLogger("callboard.actors")
+
+
+class Waiter(NamedTuple):
+    """A step that waits: the future that ends it, and the asyncio task that waits."""
+
+    future: "asyncio.Future[None]"
+    task: "asyncio.Task[Any] | None"
+
 
 BEGINS_WAIT = (
     e.QuestionAsked,
@@ -34,7 +45,9 @@ BEGINS_WAIT = (
 class Writing:
     """The part of `Work` that writes."""
 
-    __slots__ = ("cell", "definition", "effects", "ended", "message", "reserving", "since")
+    __slots__ = ("branches", "cell", "definition", "effects", "ended", "message", "reserving", "since", "waiters")
+
+    branches: Branches
 
     cell: "Cell"
     definition: Definition
@@ -43,6 +56,7 @@ class Writing:
     reserving: dict[str, e.ModelRequested]  # by step: requests that the ledger has not answered
     ended: bool
     since: float
+    waiters: dict[str, Waiter]  # steps that wait for a message, by key
 
     def __str__(self) -> str:
         return f"{self.cell.name.role}<{self.message.task}@{self.actor_fold.version}>"
@@ -76,6 +90,7 @@ class Writing:
         if self.ended:
             raise Detached(message.task)
         data = encode_json(body)  # first: if it can't be JSON, nothing has changed
+        self.cell.runtime.run_tasks.open(message.run, sum(sent.opens_task for sent in sends))
         self.since = self.cell.runtime.clock.monotonic()
         self.actor_fold.take(body, message.task, handles)
         if state is None:
@@ -94,17 +109,18 @@ class Writing:
         self.reserving[body.step] = body
         admitted = self.cell.journal.alone(event, lambda: self._reserved(body))
         try:
-            await asyncio.shield(admitted)
+            await _outcome(admitted)
         except asyncio.CancelledError:
-            if not self.ended and body.step in self.reserving:  # it may be admitted all the same
+            record = self.fold.steps.get(body.step) if not self.ended else None
+            if record is not None and record.open and record.request is body:  # it was admitted
                 self._lose(body)
             raise
         finally:
             self.reserving.pop(body.step, None)
 
     def _reserved(self, body: e.ModelRequested) -> None:
-        self.reserving.pop(body.step, None)
-        self.actor_fold.take(body, self.message.task, None)
+        if self.reserving.pop(body.step, None) is not None:
+            self.actor_fold.take(body, self.message.task, None)
 
     def _event(self, body: e.Body, data: bytes, meta: e.Meta) -> e.NewEvent:
         entry = entry_of(body, self.message.to, meta)
@@ -143,27 +159,32 @@ class Writing:
         """The change that an event brings. A task is in a state that waits only if nothing of it runs: where branches
         of a handler wait and others go on, it must be taken up again when this process is lost.
         """
-        trigger, state = self.fold.working_state()
-        if state in WAITING and isinstance(body, e.MessageReceived) and body.step is None:
+        if isinstance(body, e.MessageReceived) and body.step is None and self.actor_fold.state in WAITING:
             return None  # nobody waited for it
-        if state in WAITING and (self.effects or not isinstance(body, BEGINS_WAIT) or self.fold.cancel is not None):
-            trigger, state = "think", "thinking"
-        return None if state == self.actor_fold.state else self._fire(trigger)
+        waits = isinstance(body, BEGINS_WAIT) and not self.goes_on_besides(asyncio.current_task())
+        now = activity(self.fold.open, runs=not waits)
+        return None if now.value == self.actor_fold.state else self._fire(TRIGGERS[now])
+
+    def goes_on_besides(self, task: "asyncio.Task[None] | None" = None) -> bool:
+        """Whether something of the task runs that no open step tells of, besides one of its asyncio tasks."""
+        return bool(self.effects) or self.fold.cancel is not None or self.branches.any_goes_on(task)
+
+    @property
+    def activity(self) -> Activity:
+        """What the task does at this moment, in memory. The log may say that it runs while it only waits, but never
+        the other way round.
+        """
+        runs = not self.waiters or self.goes_on_besides()
+        return activity(self.fold.open, runs=runs, ended=self.ended)
 
     def goes_on(self) -> None:
         """Something begins to run that has no event of its own: say so, if the log says that the task waits."""
         if self.actor_fold.state in WAITING:
             self.write(e.TaskStateChanged(), state=self._fire("think"))
 
-    @property
-    def waits_for_people(self) -> bool:
-        """Whether somebody has to send, or to decide, something that it waits for."""
-        return self.fold.working_state()[1] in ("waiting_input", "waiting_review")
-
     def only_waits(self, then: Callable[[], None] | None = None) -> None:
         """Say that nothing of the task runs any more: the log can't know it where one branch of several has ended."""
-        trigger, _ = self.fold.working_state()
-        self.write(e.TaskStateChanged(), state=self._fire(trigger), then=then)
+        self.write(e.TaskStateChanged(), state=self._fire(TRIGGERS[self.activity]), then=then)
         self.cell.journal.flush()
 
     def _fire(self, trigger: str) -> StateChange:
@@ -190,9 +211,10 @@ class Writing:
         """Give up all attempts that are under way, or are just being admitted."""
         for step, _ in self.fold.open_steps("model"):
             self.lose(step)
-        for request in self.reserving.values():
+        reserving, self.reserving = self.reserving, {}
+        for request in reserving.values():  # it may be admitted all the same, and then its event comes before this one
+            self.actor_fold.take(request, self.message.task, None)
             self._lose(request)
-        self.reserving.clear()
 
     def _lose(self, request: e.ModelRequested) -> None:
         info = ErrorInfo(type="Lost", message="the call was given up before it ended")
@@ -207,8 +229,61 @@ class Writing:
             )
         )
 
+    def check_tasks(self, more: int) -> None:
+        """Raise TooDeep, LimitReached or TooManyTasks if the task may not open so many other tasks."""
+        caps, message = self.definition.actor.caps, self.message
+        if caps.depth is not None and more and message.depth >= caps.depth:
+            raise TooDeep(str(self), caps.depth)
+        if caps.tasks is not None and self.fold.tally.tasks + more > caps.tasks:
+            raise LimitReached(str(self), str(caps.tasks), "tasks that it asks for or tells")
+        self.cell.runtime.run_tasks.check(message.run, more)
+
+    def check_handoffs(self) -> None:
+        """Raise TooManyHandoffs or TooManyTasks if the task may not be handed over once more."""
+        most = self.definition.actor.caps.handoffs
+        if most is not None and self.message.handoffs >= most:
+            raise TooManyHandoffs(str(self), most)
+        self.cell.runtime.run_tasks.check(self.message.run, 1)
+
     def check_caps(self, call: str = "", fingerprint: str = "") -> None:
         """Raise LimitReached if the task may not do one more step, or make this call of a tool or a model."""
         limit = self.definition.actor.caps.exceeded(self.fold.tally, call, fingerprint)
         if limit is not None:
             raise LimitReached(str(self), *limit)
+
+    def give_up(self, step: str) -> None:
+        """The branch of a step was cancelled, and the handler goes on: nobody waits for the step any more."""
+        record = self.fold.steps.get(step)
+        if record is not None and record.given_up:
+            return
+        if record is not None and record.open and isinstance(record.request, e.ModelRequested):
+            self.lose(step)
+        sends = () if record is None else self._stop(record, "nobody waits for the answer any more")
+        self.write(e.StepGivenUp(step=step), sends=sends)
+
+    def stop_all(self, reason: str) -> tuple[Message, ...]:
+        """The messages that end what the task has asked others for and has no answer to."""
+        return tuple(sent for _, step in self.fold.open_steps("question") for sent in self._stop(step, reason))
+
+    def _stop(self, step: StepRecord, reason: str) -> tuple[Message, ...]:
+        """The message that ends what a question asks for, if it is open and was not told before."""
+        asked = step.request
+        if not isinstance(asked, e.QuestionAsked) or not step.open or step.stopped:
+            return ()
+        return (outgoing(self.message, "cancel", asked.to, asked.task, reason),)
+
+
+async def _outcome(admitted: "asyncio.Future[None]") -> None:
+    """Wait for an append, also if the branch is cancelled meanwhile, which it is as soon as the outcome is known: only
+    then is it clear whether there is something to give up.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not admitted.done():
+        try:
+            await asyncio.wait([admitted])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        admitted.cancelled() or admitted.exception()  # seen
+        raise cancelled
+    admitted.result()

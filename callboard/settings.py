@@ -154,6 +154,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     run_slots: Annotated[
         int, Number(1, 4096, whole=True), "Tasks of one run that one process works on at the same time."
     ] = 48
+    run_tasks: Annotated[
+        int, Number(1, 100_000_000, whole=True), "Tasks that a run may have in all; what goes beyond fails."
+    ] = 200_000
     ahead: Annotated[
         int, Number(64, 100_000, whole=True), "Messages that one process takes off the bus ahead of its slots."
     ] = 4096

@@ -23,7 +23,7 @@ from msgspec import Struct
 from projections.base import Database, Fact, Page, Projection, Table, add_usage, clean
 from protocols import events
 from protocols.errors import AmbiguousId, UnknownTask
-from protocols.messages import OPENS_TASK, Kind, Message
+from protocols.messages import Kind, Message
 from protocols.names import key_hash
 from protocols.states import State, TaskState, task_state
 
@@ -140,7 +140,7 @@ async def apply(connection: Connection, page: Page) -> None:
 
 def concerned(page: Page) -> set[str]:
     """The tasks that a page may open or change."""
-    tasks = {message.task for fact in page for message in fact.sends if message.kind in OPENS_TASK}
+    tasks = {message.task for fact in page for message in fact.sends if message.opens_task}
     tasks.update(
         fact.event.meta.task
         for fact in page
@@ -159,7 +159,7 @@ def fold(page: Page, rows: dict[str, TaskRow]) -> list[TaskRow]:
             row.updated_at = fact.event.recorded_at
             changed[row.task] = row
         for message in fact.sends:
-            if message.kind in OPENS_TASK and message.task not in rows:
+            if message.opens_task and message.task not in rows:
                 rows[message.task] = changed[message.task] = _opened(message, fact.event.recorded_at)
     return list(changed.values())
 
@@ -362,6 +362,7 @@ HANDLERS: dict[str, Callable[[TaskRow, Fact], None]] = {
     events.WaitStarted.TYPE: _wait_started,
     events.MessageReceived.TYPE: _step_answered,
     events.StepCompleted.TYPE: _step_completed,
+    events.StepGivenUp.TYPE: _step_answered,
     events.ToolRequested.TYPE: _step_answered,  # it runs again, where its outcome was unknown
     events.ToolOutcomeUnknown.TYPE: _outcome_unknown,
     events.ToolCompleted.TYPE: _tool_completed,
@@ -413,6 +414,14 @@ async def list_tasks(
         limit,
     )
     return [TASKS.view(record, Task) for record in records]
+
+
+async def count_by_run(database: Database, runs: Sequence[str]) -> dict[str, int]:
+    """How many tasks each of some runs has."""
+    records = await database.fetch(
+        "select run, count(*) as tasks from tasks where run = any($1) group by run", list(runs)
+    )
+    return {record["run"]: record["tasks"] for record in records}
 
 
 async def awaiting_approval(database: Database, *, run: str | None = None, limit: int = 1000) -> list[Task]:

@@ -529,6 +529,32 @@ class LimitReached(CallboardError):
 
 
 @dataclass(eq=False)
+class TooManyHandoffs(CallboardError):
+    """{what} has been handed over {limit} times, and is not handed over again: do roles give it to each other in a
+    circle? The role's `caps` sets how often it may be: Caps(handoffs=...)."""
+
+    what: str
+    limit: int
+
+
+@dataclass(eq=False)
+class TooDeep(CallboardError):
+    """{what} is {limit} tasks below the first task of its run, and may ask for none below it: do roles ask each other,
+    or themselves, in a circle? The role's `caps` sets how deep it may go: Caps(depth=...)."""
+
+    what: str
+    limit: int
+
+
+@dataclass(eq=False)
+class TooManyTasks(CallboardError):
+    """Run {run} has {limit} tasks, or more, and may have no more. CALLBOARD_RUN_TASKS sets how many it may have."""
+
+    run: str
+    limit: int
+
+
+@dataclass(eq=False)
 class NotApproved(CallboardError):
     """{what} was not approved: {by} said no. {reason}"""
 

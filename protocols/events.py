@@ -8,6 +8,7 @@ along is in its *meta*: the message that it handles, the messages that it sends,
                              task.cancel_requested,
                              task.completed | task.failed | task.canceled | task.handed_off
     its steps                step.completed | step.failed                                     (own functions)
+                             step.given_up                                                    (of any kind)
                              tool.requested,  tool.completed | tool.failed | tool.outcome_unknown
                              model.requested, model.completed | model.failed | model.refused  (each attempt)
                              approval.requested, approval.decided, value.checked
@@ -120,6 +121,7 @@ class TaskStarted(Body, frozen=True):
     role_state: str | None = None  # the state of the role's own machine, if it has one
     deadline: datetime | None = None  # the message's, or an earlier one by the role's limits
     memory: tuple[str, ...] = ()  # the actor's conversation so far, as in `model.requested`
+    canceled: Mapping[str, str] = {}  # other tasks that were canceled before their opening message came, and why
 
 
 class TaskResumed(Body, frozen=True):
@@ -180,7 +182,10 @@ class TaskFailed(Body, frozen=True):
 
 
 class TaskCancelRequested(Body, frozen=True):
-    """A cancel message came (`meta.handles`): the handler is stopped, and what it declared for this case runs."""
+    """A cancel message came (`meta.handles`): the handler is stopped, and what it declared for this case runs.
+
+    Where the task has not begun, for the message that opens it is still on its way, it ends when that comes.
+    """
 
     TYPE = "task.cancel_requested"
     reason: str
@@ -220,6 +225,16 @@ class StepFailed(Body, frozen=True):
     step: str
     fingerprint: str
     error: ErrorInfo
+
+
+class StepGivenUp(Body, frozen=True):
+    """The branch that a step belongs to was cancelled: it timed out, or another branch failed. The handler went on.
+
+    Of a question, the message that tells the other actor to stop is in `meta.sends`. What comes late is discarded.
+    """
+
+    TYPE = "step.given_up"
+    step: str
 
 
 class ToolRequested(Body, frozen=True):
@@ -470,6 +485,7 @@ class MessageSent(Body, frozen=True):
     TYPE = "message.sent"
     step: str
     fingerprint: str
+    opens: int = 0  # tasks
 
 
 class MessageReceived(Body, frozen=True):

@@ -12,17 +12,20 @@ Kinds that concern a task at work (`task` names it; `step` the step that waits f
     cancel            stop this task
     decision          a person's decision that the task waits for
     timer             a due time that the task set for itself
-A `context-share`, `artifact` or `feedback` that names a task at work goes to that task.
+A `context-share`, `artifact` or `feedback` that names a task at work goes to that task (`to_task`); if it has ended,
+the message is discarded.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from protocols.a2a import Part
-from protocols.names import role_of
+from protocols.causes import class_names, kinds, leaves, members
+from protocols.errors import BadName
+from protocols.names import check_key, check_role, role_of
 from protocols.redaction import redact
 from protocols.values import encode_value, is_model, plain
 
@@ -45,7 +48,9 @@ OPENS_TASK: Final = frozenset({"assign", "handoff", "query", "review-request", "
 
 # A message above this size in JSON goes over the bus without its parts; the receiver reads them from the log.
 MAX_INLINE_BYTES: Final = 16 * 1024
-MAX_TOLD: Final = 3  # errors of a group
+MAX_ERROR_CHARACTERS: Final = 16 * 1024  # of an error's message, and of its traceback
+MAX_NAME_CHARACTERS: Final = 1000  # of an id, a stream or another name in a message
+MAX_NAMED: Final = 10  # errors of a group whose messages become part of the group's
 
 
 class ErrorInfo(Struct, frozen=True, omit_defaults=True):
@@ -61,27 +66,33 @@ class ErrorInfo(Struct, frozen=True, omit_defaults=True):
 
 
 def error_info(error: BaseException, traceback: str = "") -> ErrorInfo:
-    """An exception as a value, without secrets. What of its text is no UTF-8 is escaped; of a group, the errors in it
-    are told.
+    """Any exception as a value, without secrets: what a group holds is named. What of its text is no UTF-8 is escaped,
+    and the text is cut to MAX_ERROR_CHARACTERS.
     """
+    names = class_names(error)
+    text = _text(error)
+    held = members(error) and leaves(error)
+    if held:
+        told = [f"{class_names(each)[0]}: {_text(each)}" for each in held[:MAX_NAMED]]
+        text = "; ".join([f"{text}: {told[0]}", *told[1:], *(["..."] if len(held) > MAX_NAMED else [])])
+        shared = set.intersection(*(kinds(each) for each in held))
+        names += sorted(shared.difference(names, ("Exception", "BaseException", "object")))
+    return ErrorInfo(names[0], _storable(text), _storable(traceback), tuple(names[1:]))
+
+
+def _text(error: BaseException) -> str:
+    """What an exception says."""
     try:
-        text = "; ".join((str(error), *_told_in(error)))
-    except Exception as failure:  # noqa: BLE001 - an exception's own code may raise anything
-        text = f"its message can't be made: {type(failure).__name__}"
-    kinds = [kind.__name__ for kind in type(error).__mro__[1:] if kind not in (Exception, BaseException, object)]
-    return ErrorInfo(type(error).__name__, _storable(text), _storable(traceback), tuple(kinds))
-
-
-def _told_in(error: BaseException) -> list[str]:
-    """What the errors in a group say, the first few of them."""
-    if not isinstance(error, BaseExceptionGroup):
-        return []
-    told = [f"{type(it).__name__}: {it}" for it in error.exceptions if not isinstance(it, BaseExceptionGroup)]
-    return [*told, *(each for it in error.exceptions for each in _told_in(it))][:MAX_TOLD]
+        return "".join(str(error))
+    except BaseException as failure:  # noqa: BLE001 - an exception's own code may raise anything, and ends nothing
+        return f"its message can't be made: {class_names(failure)[0]}"
 
 
 def _storable(text: str) -> str:
-    return redact(text.encode(errors="backslashreplace").decode())
+    """Redacted, then cut: half a key would not be known as one."""
+    long = text[: 4 * MAX_ERROR_CHARACTERS].encode(errors="backslashreplace").decode()
+    told = redact(long)
+    return told if len(told) <= MAX_ERROR_CHARACTERS else told[: MAX_ERROR_CHARACTERS - 4] + " ..."
 
 
 class ReplyTo(Struct, frozen=True, omit_defaults=True):
@@ -117,6 +128,14 @@ class Message(Struct, frozen=True, omit_defaults=True, kw_only=True):
     priority: Priority = "normal"
     traceparent: str | None = None  # W3C Trace Context
     tenant: str | None = None
+    to_task: bool = False  # it is for a task that is at work: it opens none, whatever its kind
+    depth: int = 0  # tasks above the one that it opens: each asked for, or told, the next
+    handoffs: int = 0  # how often the task that it opens has been handed over
+
+    @property
+    def opens_task(self) -> bool:
+        """Whether its actor is to begin a task."""
+        return self.kind in OPENS_TASK and not self.to_task
 
     @property
     def role(self) -> str:
@@ -179,5 +198,51 @@ def encode_message(message: Message) -> bytes:
 
 
 def decode_message(encoded: bytes) -> Message:
-    """The message; raises msgspec.DecodeError (msgspec.ValidationError for JSON of another form)."""
-    return _decoder.decode(encoded)
+    """The message; raises msgspec.DecodeError: msgspec.ValidationError for JSON of another form, and for names and
+    times that no message has, since nothing could be recorded of it.
+    """
+    message = _decoder.decode(encoded)
+    wrong = _what_is_wrong(message)
+    if wrong is not None:
+        raise msgspec.ValidationError(wrong)
+    return message
+
+
+def _what_is_wrong(message: Message) -> str | None:
+    """Why a message can't be handled by anybody; None if it can."""
+    try:
+        check_role(message.role)
+        check_key(message.key)
+    except BadName as error:
+        return f"it is addressed to {message.to!r}: {error}"
+    there = message.reply_to
+    names = {
+        "id": message.id,
+        "sender": message.sender,
+        "run": message.run,
+        "task": message.task,
+        "parent": message.parent,
+        "correlation": message.correlation,
+        "causation": message.causation,
+        "tenant": message.tenant,
+        "traceparent": message.traceparent,
+        "reply_to": None if there is None else f"{there.actor} {there.task}",
+    }
+    for name, value in names.items():
+        if value is not None and not (value.isprintable() and len(value) <= MAX_NAME_CHARACTERS):
+            return f"its {name} has characters that no name has, or more than {MAX_NAME_CHARACTERS}: {value[:100]!r}"
+    if not (message.id and message.task and message.run):
+        return "it has no id, no task or no run"
+    if "\0" in (message.step or "") or (there is not None and "\0" in there.step):
+        return "its step has a NUL in it"
+    for moment in (message.deadline, message.due_at):
+        if moment is not None and not _is_a_time(moment):
+            return f"its deadline or due time {moment.isoformat()} has no time zone, or is beyond all times"
+    return None
+
+
+def _is_a_time(moment: datetime) -> bool:
+    try:
+        return moment.tzinfo is not None and bool(moment.astimezone(UTC))
+    except OverflowError:
+        return False

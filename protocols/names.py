@@ -11,6 +11,7 @@ Every stream name and message id in the system is made and taken apart here:
 """
 
 import re
+from datetime import UTC, datetime
 from typing import NamedTuple
 from zlib import crc32
 
@@ -23,6 +24,7 @@ MAX_TENANT_LENGTH = 200
 RUN, DEAD, TOPIC, BUDGET = "run", "dead", "topic", "budget"
 RESERVED_ROLES = frozenset({RUN, DEAD, TOPIC, BUDGET})
 
+_ID = re.compile(r"[0-9a-f]{12}7[0-9a-f]{19}")
 _ROLE = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _KEY = re.compile(rf"[^\s\x00-\x1f@]{{1,{MAX_KEY_LENGTH}}}")
 
@@ -45,6 +47,16 @@ class MessageAddress(NamedTuple):
 def new_id() -> str:
     """A new id for a run or a task: a UUIDv7 (RFC 9562) in hex, so that ids sort by time."""
     return uuid7().hex
+
+
+def time_of(name: str) -> datetime | None:
+    """When an id of `new_id` was made, in UTC; None for any other name."""
+    if not _ID.fullmatch(name):
+        return None
+    try:
+        return datetime.fromtimestamp(int(name[:12], 16) / 1000, UTC)
+    except (OverflowError, ValueError):
+        return None
 
 
 def check_role(role: str) -> str:

@@ -153,6 +153,7 @@ WORDS: Final[dict[str, Callable[[Any], str]]] = {
     e.TaskHandedOff.TYPE: lambda b: f"handed over to {short(b.to)}",
     e.StepCompleted.TYPE: lambda b: f"{b.step} done, {_size(b.result)}",
     e.StepFailed.TYPE: _failed_step,
+    e.StepGivenUp.TYPE: lambda b: f"{b.step} is given up: its branch was cancelled",
     e.ToolRequested.TYPE: lambda b: f"{b.step}: calls the tool {b.tool}, {_size(b.arguments)} of arguments",
     e.ToolCompleted.TYPE: _tool_completed,
     e.ToolOutcomeUnknown.TYPE: lambda b: f"{b.step}: whether {b.tool} was done is not known, a person has to say it",

@@ -297,6 +297,7 @@ class Play:
                 run=run,
                 task=task or there.task,
                 parts=(part_of(payload),),
+                to_task=task is not None and any(it.meta.task == task for it in self.log),
                 **fields,
             )
             for there in receivers

@@ -515,3 +515,31 @@ async def test_the_pieces_of_a_streamed_answer_are_shown_while_it_comes() -> Non
     ((run, piece),) = shown
     assert run == sent.run
     assert msgspec.json.decode(piece)["text"] == "yes"
+
+
+KEY = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [f"the key is {KEY}", f"{KEY} " * 5000, [("look", {"what": KEY})], 'a "quoted" and \u2028 odd text'],
+    ids=["short", "in a blob", "in a tool call", "no secret"],
+)
+async def test_a_handler_gets_the_same_answer_the_first_time_and_whenever_it_runs_again(answer: Any) -> None:
+    seen = []
+
+    async def todo(ctx: Context) -> str:
+        reply = await ctx.model("?")
+        seen.append((reply.text, reply.tool_calls, reply.private))
+        await ctx.step(str, reply.message, name="keep")  # its input is part of the record
+        await ctx.receive("feedback")
+        return reply.text
+
+    async with spec(worker(todo), models=[answer]) as play:
+        sent = await play.when("worker", None)
+        await play.crash()
+        await play.when(sent.actor, "go", kind="feedback", task=sent.task, run=sent.run)
+        await play.result(sent)
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    assert KEY not in str(seen)

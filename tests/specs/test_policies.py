@@ -92,3 +92,7 @@ def test_a_role_that_declares_something_else_is_refused(name: str, value: Any) -
 
     with pytest.raises(BadDefinition, match=name):
         Definition(type("Odd", (Actor,), {"handle": handle, name: value}))
+
+
+def test_a_question_may_wait_for_people_as_long_as_it_takes() -> None:
+    assert TimeLimits().blocked_s is None
