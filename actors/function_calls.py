@@ -193,7 +193,7 @@ def repeatable(function: Callable[..., Any]) -> bool:
 
 
 def _info(error: Exception) -> ErrorInfo:
-    if isinstance(error, _Unstorable):
+    if issubclass(type(error), _Unstorable):  # an exception may lie about its class
         return ErrorInfo(type=ResultNotStored.__name__, message=str(error), bases=(StepFailed.__name__,))
     return error_info(error)
 

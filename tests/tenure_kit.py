@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from contextvars import copy_context
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -212,6 +213,7 @@ class Simulation:
             await ctx.step(self.point, name="look")
 
         self.numbers = numbers
+        self._context = copy_context()
         self.clock = ManualClock()
         self.log = _Log(self.clock)
         self.log.point = self.point
@@ -236,7 +238,8 @@ class Simulation:
         action = None if self._acting else self._script.at(self.points)
         if action is not None:
             self._acting = True
-            self._later.append(acting := asyncio.create_task(self._act(action)))
+            acting = asyncio.create_task(self._act(action), context=self._context.copy())  # no part of what runs here
+            self._later.append(acting)
             await asyncio.shield(acting)  # what awaits here may be cancelled by it
 
     async def _act(self, action: str) -> None:
@@ -302,6 +305,7 @@ class Simulation:
                 await exits.enter_async_context(process.runtime)
                 await exits.enter_async_context(process.ownership.running())
             await self._begin()
+            stuck = "it was cancelled"
             try:
                 stuck = await self._go_on()
             finally:
