@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 import anyio
 from anyio.abc import TaskGroup
 
-from bus.keys import stream_key
+from bus.keys import DEFAULT_PREFIX, stream_key
 from bus.link import Link, owned_tasks
 from bus.reader import MAX_STREAMS, Intake, Partition, Reader
 from bus.writer import Writer
@@ -28,6 +28,8 @@ class RedisConsumer:
         writer: Writer,
         commands: Link,
         connect: Callable[[], Link],
+        *,
+        prefix: str = DEFAULT_PREFIX,
     ) -> None:
         self._group = group
         self._namespace = namespace
@@ -35,6 +37,7 @@ class RedisConsumer:
         self._writer = writer
         self._commands = commands
         self._connect = connect
+        self._prefix = prefix
         self._taken: dict[Place, tuple[Partition, Reader]] = {}  # the last lease of each, dropped or not
         self._readers: list[Reader] = []
         self._owned: AbstractAsyncContextManager[TaskGroup] | None = None
@@ -63,7 +66,7 @@ class RedisConsumer:
             if former.lease.epoch > lease.epoch or (former.lease.epoch == lease.epoch and former.reading):
                 return
             self._stop(former)
-        partition = Partition(lease, stream_key(self._namespace, lease, lease.partition))
+        partition = Partition(lease, stream_key(self._namespace, lease, lease.partition, self._prefix))
         if reader is None:  # else the same as before: one connection sees the partition's claims and reads in order
             reader = self._reader()
         self._taken[place_of(lease)] = partition, reader

@@ -91,7 +91,7 @@ async def connected(settings: Settings, name: str, *, redis_needed: bool = True)
     """All parts, connected to the servers that the settings name. `name` tells people which process this is.
 
     Who only sends can do without Redis: what it sends is in the log. Raises DatabaseUnavailable, RedisUnavailable,
-    WrongEvictionPolicy, SchemaTooNew.
+    RedisUnfit, WrongEvictionPolicy, SchemaTooNew.
     """
     assert settings.database_url
     assert settings.redis_url
@@ -104,10 +104,11 @@ async def connected(settings: Settings, name: str, *, redis_needed: bool = True)
         await directory.refresh()
         clock = DatabaseClock()
         await clock.set(store.pool)
-        namespace = namespace_of(store.store_id)
+        keys = namespace_of(store.store_id)
+        url, prefix = settings.redis_url, settings.redis_prefix
         async with (
-            RedisBus.open(settings.redis_url, namespace, directory.route, needed=redis_needed) as bus,
-            RedisThrottle.open(settings.redis_url, namespace, clock) as throttle,
+            RedisBus.open(url, keys, directory.route, needed=redis_needed, prefix=prefix) as bus,
+            RedisThrottle.open(url, keys, clock, prefix=prefix) as throttle,
         ):
             try:
                 yield Stack(

@@ -91,7 +91,9 @@ async def _breakers(settings: Settings, models: Sequence[str]) -> Mapping[str, s
     try:
         async with (
             PostgresEventStore.open(settings.database_url) as store,
-            RedisThrottle.open(settings.redis_url, namespace_of(store.store_id), SystemClock()) as throttle,
+            RedisThrottle.open(
+                settings.redis_url, namespace_of(store.store_id), SystemClock(), prefix=settings.redis_prefix
+            ) as throttle,
         ):
             return {model: await throttle.state(f"model:{model}") for model in models}
     except DatabaseUnavailable:
