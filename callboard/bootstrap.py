@@ -22,6 +22,7 @@ from callboard.config import Config
 from callboard.services import LocalServices
 from callboard.settings import Settings
 from eventstore.clock import DatabaseClock
+from eventstore.connections import check_connections
 from eventstore.leases import PostgresLeases
 from eventstore.store import PostgresEventStore
 from projections.answers import PostgresAnswers
@@ -90,15 +91,15 @@ def served(settings: Settings) -> Iterator[Settings]:
 async def connected(settings: Settings, name: str, *, redis_needed: bool = True) -> AsyncIterator[Stack]:
     """All parts, connected to the servers that the settings name. `name` tells people which process this is.
 
-    Who only sends can do without Redis: what it sends is in the log. Raises DatabaseUnavailable, RedisUnavailable,
-    RedisUnfit, WrongEvictionPolicy, SchemaTooNew.
+    Who only sends can do without Redis: what it sends is in the log. Raises DatabaseUnavailable, DatabaseUnfit,
+    RedisUnavailable, RedisUnfit, WrongEvictionPolicy, SchemaTooNew.
     """
     assert settings.database_url
     assert settings.redis_url
     from bus import RedisBus, RedisThrottle  # redis-py takes 0.3 s, and what only reads the log needs none
 
     process = process_name(name)
-    async with PostgresEventStore.open(settings.database_url) as store:
+    async with PostgresEventStore.open(settings.database_url, connections=settings.connections) as store:
         leases = PostgresLeases(store.pool)
         directory = Directory(leases)
         await directory.refresh()
@@ -124,6 +125,15 @@ async def connected(settings: Settings, name: str, *, redis_needed: bool = True)
                 )
             finally:
                 await library.close()
+
+
+async def check_room(stack: Stack, processes: int) -> None:
+    """Warn of, or refuse, more processes than PostgreSQL has connections for; a pooler has its own bounds.
+
+    Raises TooFewConnections.
+    """
+    if not stack.store.pooled:
+        await check_connections(stack.store.pool, processes, stack.settings.connections)
 
 
 def collect_rarely() -> None:

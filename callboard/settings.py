@@ -155,6 +155,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     database_url: Annotated[
         str | None, POSTGRES_URL, "The PostgreSQL to use. Set both URLs, or neither: then servers are started in HOME."
     ] = None
+    connections: Annotated[
+        int, Number(2, 100, whole=True), "Connections to PostgreSQL that one process may hold at a time."
+    ] = 5
     redis_url: Annotated[str | None, REDIS_URL, "The Redis to use."] = None
     redis_prefix: Annotated[
         str, KeyPrefix(), "What all keys and channels in Redis begin with; the same for all processes of a database."

@@ -161,6 +161,18 @@ class DatabaseUnfit(UserError):
 
 
 @dataclass(eq=False)
+class TooFewConnections(UserError):
+    """{processes} processes need at least {needed} connections to PostgreSQL, and {free} of its {most} are free: raise
+    its max_connections to at least {enough}, start fewer processes, or put PgBouncer in front of it."""
+
+    processes: int
+    needed: int
+    free: int
+    most: int
+    enough: int
+
+
+@dataclass(eq=False)
 class RedisUnavailable(UserError):
     """Redis at {url} can't be reached: {reason}. Is CALLBOARD_REDIS_URL right, and the server up?"""
 
