@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from callboard.cli.text import escaped
 from protocols.messages import encode_json
 from protocols.redaction import redact
 
@@ -29,7 +30,7 @@ def people(*, stderr: bool = False) -> Console:
 
 def write_json(value: object) -> None:
     """One JSON document on standard output."""
-    sys.stdout.write(msgspec.json.format(encode_json(value), indent=2).decode() + "\n")
+    sys.stdout.write(escaped(msgspec.json.format(encode_json(value), indent=2).decode()) + "\n")
 
 
 def write_text(text: str) -> None:

@@ -1,6 +1,5 @@
 """`send`: a message from outside, and what became of it."""
 
-import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +13,7 @@ from actors.inputs import times
 from callboard.bootstrap import Stack, connected, served
 from callboard.cli.output import note, write_json, write_result, write_text
 from callboard.cli.session import Session, command_settings, waited
+from callboard.cli.text import read_stdin
 from callboard.cli.words import short
 from callboard.settings import Settings
 from protocols.errors import BadOption, StillAtWork
@@ -69,14 +69,17 @@ def send(order: Order, *, as_json: bool) -> None:
 
 def payload_of(text: str) -> Any:
     """A payload as it was given: `-` is standard input, `@file` a file; what is no JSON is text. Raises BadOption."""
-    if text == "-":
-        text = sys.stdin.read()
-    elif text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise BadOption("PAYLOAD", text, f"{reason}") from None
+    given = text
+    try:
+        if given == "-":
+            text = read_stdin()
+        elif given.startswith("@"):
+            text = Path(given[1:]).read_text(encoding="utf-8-sig")
+        text.encode()
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        shown = given.encode(errors="replace").decode()
+        raise BadOption("PAYLOAD", shown, f"{reason}") from None
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
