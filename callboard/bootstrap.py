@@ -1,6 +1,7 @@
 """Choosing the real parts and putting them together, once a process."""
 
 import gc
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
@@ -31,7 +32,10 @@ from protocols.errors import NameTaken
 from protocols.names import new_id
 from protocols.ports import Bus, Leases, Throttle
 
+LEASE_SLACK_S: Final = 0.5
 LOOK_EVERY_S: Final = 0.1  # for heartbeats of a process with our name: more often than a process makes them
+
+log = logging.getLogger("callboard")
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +138,20 @@ async def check_room(stack: Stack, processes: int) -> None:
     """
     if not stack.store.pooled:
         await check_connections(stack.store.pool, processes, stack.settings.connections)
+
+
+async def warn_of_other_leases(leases: Leases, lease_s: float) -> None:
+    """Warn of processes with a longer lease than this one's: when one of them is lost, its partitions wait longer.
+
+    Nothing is lost with it: each process is judged by the lease that it took itself.
+    """
+    longest = max(await leases.members(), key=lambda member: member.expires_in_s, default=None)
+    if longest is not None and longest.expires_in_s > lease_s + LEASE_SLACK_S:
+        log.warning(
+            "%s has a lease of at least %.0f s, and this process one of %g s: if it is lost, others wait that long for "
+            "its partitions; give all processes the same CALLBOARD_LEASE_S",
+            *(longest.process, longest.expires_in_s, lease_s),
+        )
 
 
 def collect_rarely() -> None:

@@ -17,7 +17,14 @@ import typer
 from actors.definition import Definition
 from actors.supervisor import READY, ProcessEvent, ProcessSpec, Supervisor, Tie
 from callboard.app import load_app
-from callboard.bootstrap import check_room, claim_name, collect_rarely, connected, served
+from callboard.bootstrap import (
+    check_room,
+    claim_name,
+    collect_rarely,
+    connected,
+    served,
+    warn_of_other_leases,
+)
 from callboard.cli.errors import error_in, in_a_line
 from callboard.cli.output import log_to_stderr, note, plain
 from callboard.cli.session import opened
@@ -195,6 +202,7 @@ async def _serve_roles(
     async with connected(settings, name) as stack:
         if tie is None:
             await check_room(stack, 1)
+        await warn_of_other_leases(stack.leases, settings.lease_s)
         if claims:
             await claim_name(stack.leases, stack.process, definitions)
         await _until_told(stack.host(definitions).run, f"ready: serves {listed(list(definitions))}", tie)

@@ -78,7 +78,7 @@ def test_the_first_row_that_was_tampered_with_is_named(
 
 
 def test_a_ledger_that_was_changed_is_named_and_repaired(environ: dict[str, str], callboard: Callboard) -> None:
-    assert callboard("budgets", "set", "role", "clerk", "5 USD").returncode == 0
+    assert callboard("budgets", "set", "role", "clerk", "5 USD", "--per", "ever").returncode == 0
     assert read(callboard, "check-ledger")["intact"]
     sql(environ, "update budgets set ceiling = 500")
     done = callboard("check-ledger")
