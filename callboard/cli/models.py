@@ -17,7 +17,7 @@ from callboard.cli.words import NOTHING
 from callboard.config import Config
 from callboard.settings import Settings
 from eventstore.store import PostgresEventStore
-from protocols.errors import DatabaseUnavailable
+from protocols.errors import DatabaseUnavailable, DatabaseUnfit
 from protocols.ports import SystemClock
 
 KEY_STYLES = {"set": "green", "missing": "dim"}
@@ -96,7 +96,7 @@ async def _breakers(settings: Settings, models: Sequence[str]) -> Mapping[str, s
             ) as throttle,
         ):
             return {model: await throttle.state(f"model:{model}") for model in models}
-    except DatabaseUnavailable:
+    except (DatabaseUnavailable, DatabaseUnfit):
         return {}
 
 
