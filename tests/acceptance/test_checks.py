@@ -83,7 +83,7 @@ def test_a_ledger_that_was_changed_is_named_and_repaired(environ: dict[str, str]
     sql(environ, "update budgets set ceiling = 500")
     done = callboard("check-ledger")
     assert done.returncode == 1
-    assert "1 difference" in done.stdout
+    assert "2 differences" in done.stdout
     assert "--repair" in done.stdout
     assert read(callboard, "check-ledger", "--repair")["repaired"]
     assert callboard("check-ledger").returncode == 0
