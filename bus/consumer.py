@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 import anyio
 from anyio.abc import TaskGroup
 
-from bus.keys import stream_key
+from bus.keys import DEFAULT_PREFIX, stream_key
 from bus.link import Link, owned_tasks
 from bus.reader import MAX_STREAMS, Intake, Partition, Reader
 from bus.writer import Writer
@@ -28,6 +28,8 @@ class RedisConsumer:
         writer: Writer,
         commands: Link,
         connect: Callable[[], Link],
+        *,
+        prefix: str = DEFAULT_PREFIX,
     ) -> None:
         self._group = group
         self._namespace = namespace
@@ -35,6 +37,7 @@ class RedisConsumer:
         self._writer = writer
         self._commands = commands
         self._connect = connect
+        self._prefix = prefix
         self._taken: dict[Place, tuple[Partition, Reader]] = {}  # the last tenure of each, dropped or not
         self._readers: list[Reader] = []
         self._owned: AbstractAsyncContextManager[TaskGroup] | None = None
@@ -66,7 +69,7 @@ class RedisConsumer:
             if former.tenure is tenure or former.tenure.lease.epoch > tenure.lease.epoch:
                 return
             self._stop(former)
-        partition = Partition(tenure, stream_key(self._namespace, tenure.lease, tenure.lease.partition))
+        partition = Partition(tenure, stream_key(self._namespace, tenure.lease, tenure.lease.partition, self._prefix))
         if reader is None:  # else the same as before: one connection sees the partition's claims and reads in order
             reader = self._reader()
         self._taken[place] = partition, reader
@@ -74,9 +77,11 @@ class RedisConsumer:
         await reader.attach(partition)
 
     def reads(self, tenure: Tenure) -> bool:
-        """Whether a partition is claimed and read; not known to be while Redis is away."""
+        """Whether a partition is claimed and read; not known to be while Redis is away, or refuses the reads."""
         partition = self._current(tenure)
-        return partition is not None and partition.reading and partition.claimed
+        if partition is None or not (partition.reading and partition.claimed):
+            return False
+        return partition.stream not in self._commands.reach.unreadable
 
     async def drop(self, tenure: Tenure) -> None:
         """Stop reading a partition. What was delivered may still be settled until somebody takes the partition."""

@@ -45,17 +45,28 @@ def connection_to(url: str) -> Any:
 
 
 class Reach:
-    """Whether Redis answered when it was last asked, over any of the connections that share this."""
+    """Whether messages get through Redis, as all the connections that share this have found.
+
+    Redis is `lost` when it did not answer last time. It may also answer and refuse: `unreadable` are the streams that
+    could not be claimed or read last time, `unwritable` those that could not be written.
+    """
 
     def __init__(self) -> None:
-        self.away = False
+        self.lost = False
+        self.unreadable: set[str] = set()
+        self.unwritable: set[str] = set()
         self.on_failure: Callable[[], None] = lambda: None
 
+    @property
+    def away(self) -> bool:
+        """Whether messages have to come from the log."""
+        return self.lost or bool(self.unreadable or self.unwritable)
+
     def answered(self) -> None:
-        self.away = False
+        self.lost = False
 
     def failed(self) -> None:
-        self.away = True
+        self.lost = True
         self.on_failure()
 
 
@@ -74,7 +85,7 @@ class Link:
         self._connection = connection_to(url)
         self.client_id: int | None = None  # the connection's id in Redis, if it may be asked for that
         self._timeout_s = timeout_s
-        self._reach = reach or Reach()
+        self.reach = reach or Reach()
         self._lock = asyncio.Lock()
 
     async def connect(self) -> None:
@@ -94,10 +105,10 @@ class Link:
                     replies = await self._exchange(commands)
             except BaseException as error:
                 if isinstance(error, LINK_ERRORS):
-                    self._reach.failed()
+                    self.reach.failed()
                 await self._connection.disconnect(nowait=True)
                 raise
-        self._reach.answered()
+        self.reach.answered()
         return replies
 
     async def _ensure_connected(self) -> None:
@@ -152,10 +163,11 @@ class Trouble:
             log.info("%s: over; %d messages were dropped and are still in the log", self._what, self._dropped)
             self._times = self._dropped = 0
 
-    async def pause(self) -> None:
-        """Wait before the next attempt: longer each time, at most LONGEST_PAUSE_S, with jitter."""
+    async def pause(self, until: asyncio.Event | None = None) -> None:
+        """Wait before the next attempt: longer each time, at most LONGEST_PAUSE_S, with jitter; not beyond `until`."""
         longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._times, 10))
-        await asyncio.sleep(longest * random.uniform(0.5, 1.0))
+        with anyio.move_on_after(longest * random.uniform(0.5, 1.0)):
+            await (until or asyncio.Event()).wait()
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from typing import Final
 
 import anyio
 import msgspec
+from redis.exceptions import ResponseError
 
 from bus.link import CONNECT_S, LINK_ERRORS, Link, Reach, Trouble, connection_to, owned_tasks, pack
 
@@ -52,6 +53,7 @@ class Stage:
         self._shown: dict[str, list[bytes]] = {}  # by channel
         self._bytes = 0
         self._work = asyncio.Event()
+        self._refused = Trouble("live: Redis refuses what is shown")
 
     def show(self, channel: str, piece: bytes) -> None:
         """Queue a piece, unless Redis is away, or too much is queued."""
@@ -70,7 +72,8 @@ class Stage:
                 shown, self._shown, self._bytes = self._shown, {}, 0
                 commands = [pack("PUBLISH", channel, msgspec.msgpack.encode(them)) for channel, them in shown.items()]
                 with suppress(*LINK_ERRORS):  # the bus's writer asks until Redis is back, and tells
-                    await self._link.call(commands)
+                    refused = [it for it in await self._link.call(commands) if isinstance(it, ResponseError)]
+                    self._refused.note(refused[0]) if refused else self._refused.over()
                 await asyncio.sleep(EVERY_S)
         finally:
             await self._link.close()

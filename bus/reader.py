@@ -114,6 +114,7 @@ class Reader:
         partition.tried.set()  # nobody waits for its claim any more
         if self._partitions.get(key := partition.stream.encode()) is partition:
             del self._partitions[key]
+            self._link.reach.unreadable.discard(partition.stream)
 
     def wake(self) -> None:
         """Capacity came free."""
@@ -131,6 +132,8 @@ class Reader:
                     await self._turn()
                 except LINK_ERRORS as error:
                     self._away.note(error)
+                    if isinstance(error, ResponseError):
+                        self._link.reach.unreadable.update(it.stream for it in self._partitions.values())
                     await self._sit_out()
         finally:
             await self._link.close()
@@ -146,6 +149,7 @@ class Reader:
             await self._rest()
             return
         self._receive(readable, await self._read(readable, free))
+        self._link.reach.unreadable.difference_update(it.stream for it in readable.values() if it.claimed)
         self._away.over()
         for _ in range(2):  # what was delivered begins, and writes, before the next read is sent
             await asyncio.sleep(0)
@@ -164,10 +168,13 @@ class Reader:
             return
         await self._link.connect()
         leftover, self._client = self._client, self._link.client_id
+        retake = False
         if leftover is not None and leftover != self._client:
-            await self._link.call([pack("CLIENT", "UNBLOCK", str(leftover))])
+            (unblocked,) = await self._link.call([pack("CLIENT", "UNBLOCK", str(leftover))])
+            retake = isinstance(unblocked, ResponseError)  # not allowed: a group that is made anew ends that read too
         doubtful = [partition for partition in self._partitions.values() if not partition.claimed]
-        calls = [scripts.claim(it.stream, it.tenure.lease.epoch, self._group, it.last) for it in doubtful]
+        last = {it: b"" if retake else it.last for it in doubtful}
+        calls = [scripts.claim(it.stream, it.tenure.lease.epoch, self._group, last[it]) for it in doubtful]
         replies = await self._link.call(calls)
         for partition, reply in zip(doubtful, replies, strict=True):
             self._claimed(partition, reply)
@@ -182,6 +189,7 @@ class Reader:
             return
         if isinstance(reply, ResponseError):
             self._unclaimed.note(reply)
+            self._link.reach.unreadable.add(partition.stream)
             return
         outcome, newest = reply
         if outcome == b"refused":
@@ -218,17 +226,9 @@ class Reader:
         """
         count = str(max(1, min(free // self._intake.streams, MAX_READ // len(readable))))
         group = self._group
-        command: tuple[str, ...] = (
-            "XREADGROUP",
-            "GROUP",
-            group,
-            group,
-            "COUNT",
-            count,
-            "BLOCK",
-            str(BLOCK_MS),
-            "STREAMS",
-        )
+        doubtful = not self._link.reach.unreadable.isdisjoint(it.stream for it in readable.values())
+        block = () if doubtful else ("BLOCK", str(BLOCK_MS))  # its reply tells at once whether reading works again
+        command = ("XREADGROUP", "GROUP", group, group, "COUNT", count, *block, "STREAMS")
         self._blocked = True
         try:
             (reply,) = await self._link.call([pack(*command, *readable, *[b">"] * len(readable))])

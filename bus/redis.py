@@ -11,9 +11,10 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from bus.consumer import RedisConsumer
-from bus.keys import epoch_key, live_channel, stream_key
+from bus.keys import DEFAULT_PREFIX, epoch_key, live_channel, stream_key
 from bus.link import LINK_ERRORS, Link, Reach, owned_tasks, pack, redacted
 from bus.live import Stage, watch
+from bus.probe import probe
 from bus.reader import READ_TIMEOUT_S, Intake
 from bus.room import Room
 from bus.writer import Writer
@@ -39,9 +40,10 @@ _id_decoder = msgspec.json.Decoder(_IdOnly)
 class RedisBus:
     """See `protocols.ports.Bus`. Made by `open`, which owns its connections and its tasks."""
 
-    def __init__(self, url: str, namespace: str, routes: RouteLookup) -> None:
+    def __init__(self, url: str, namespace: str, routes: RouteLookup, *, prefix: str = DEFAULT_PREFIX) -> None:
         self._url = url
         self._namespace = namespace
+        self._prefix = prefix
         self._routes = routes
         self._reach = Reach()
         self._commands = self._link(COMMAND_TIMEOUT_S)
@@ -52,17 +54,18 @@ class RedisBus:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, namespace: str, routes: RouteLookup, *, needed: bool = True
+        cls, url: str, namespace: str, routes: RouteLookup, *, needed: bool = True, prefix: str = DEFAULT_PREFIX
     ) -> "AsyncIterator[RedisBus]":
         """The bus of one store, for as long as the block lasts.
 
-        `namespace` is the store's short id, and tells how a role's messages are spread `routes`. Who only sends can do
-        without it: not `needed`, it may be away. Raises RedisUnavailable, WrongEvictionPolicy.
+        `namespace` is the store's short id, `routes` tells how a role's messages are spread over partitions, and all
+        keys begin with `prefix`. A process that only sends can do without Redis: if it is not `needed`, it may be
+        away. Raises RedisUnavailable (also RedisRefuses), RedisUnfit, WrongEvictionPolicy.
         """
-        bus = cls(url, namespace, routes)
+        bus = cls(url, namespace, routes, prefix=prefix)
         try:
             try:
-                await bus._check_eviction()
+                bus._check_eviction(await probe(bus._commands, url, namespace, prefix))
             except RedisUnavailable as error:
                 if needed:
                     raise
@@ -85,7 +88,7 @@ class RedisBus:
             if route is None:
                 log.warning("message %s: its role is unknown", message.id)
                 continue
-            stream = stream_key(self._namespace, route, partition_of(message.key, route.partitions))
+            stream = self._stream(route, partition_of(message.key, route.partitions))
             self._writer.publish(stream, encode_message(message), again=again)
 
     async def flush(self) -> None:
@@ -113,14 +116,17 @@ class RedisBus:
             self._writer,
             self._commands,
             lambda: self._link(READ_TIMEOUT_S),
+            prefix=self._prefix,
         )
 
     async def backlog(self, role: str) -> dict[int, int]:
-        """Unsettled entries by partition; empty for an unknown role. Raises RedisUnavailable."""
+        """Unsettled entries by partition, 0 where they can't be read; empty for an unknown role. Raises
+        RedisUnavailable.
+        """
         route = self._routes(role)
         if route is None:
             return {}
-        streams = [stream_key(self._namespace, route, partition) for partition in range(route.partitions)]
+        streams = [self._stream(route, partition) for partition in range(route.partitions)]
         return dict(enumerate(await self._call([pack("XLEN", stream) for stream in streams])))
 
     async def waiting(self, role: str, partition: int) -> list[str]:
@@ -129,7 +135,7 @@ class RedisBus:
         route = self._routes(role)
         start = "-"
         while route is not None:
-            stream = stream_key(self._namespace, route, partition)
+            stream = self._stream(route, partition)
             (entries,) = await self._call([pack("XRANGE", stream, start, "+", "COUNT", str(PAGE))])
             found.extend(filter(None, (_id_of(fields) for _, fields in entries)))
             if len(entries) < PAGE:
@@ -139,23 +145,25 @@ class RedisBus:
 
     async def forget(self, route: Route) -> None:
         """Delete the partitions of a former generation. Raises RedisUnavailable."""
-        streams = [stream_key(self._namespace, route, partition) for partition in range(route.partitions)]
+        streams = [self._stream(route, partition) for partition in range(route.partitions)]
         await self._call([pack("UNLINK", *streams, *map(epoch_key, streams))])
 
     def show(self, run: str, piece: bytes) -> None:
-        self._stage.show(live_channel(self._namespace, run), piece)
+        self._stage.show(live_channel(self._namespace, run, self._prefix), piece)
 
     def watch(self, run: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        return watch(self._url, live_channel(self._namespace, run))
+        return watch(self._url, live_channel(self._namespace, run, self._prefix))
 
-    async def _check_eviction(self) -> None:
+    def _check_eviction(self, info: bytes | None) -> None:
         """Any policy but noeviction might drop unread messages."""
-        (info,) = await self._call([pack("INFO", "memory")])
-        policy = re.search(rb"maxmemory_policy:(\S+)", info)
+        policy = re.search(rb"maxmemory_policy:(\S+)", info or b"")
         if policy is None:
             log.warning("Redis at %s doesn't tell its maxmemory-policy; it must be noeviction", redacted(self._url))
         elif policy[1] != b"noeviction":
             raise WrongEvictionPolicy(redacted(self._url), policy[1].decode())
+
+    def _stream(self, route: Route, partition: int) -> str:
+        return stream_key(self._namespace, route, partition, self._prefix)
 
     def _link(self, timeout_s: float) -> Link:
         return Link(self._url, timeout_s=timeout_s, reach=self._reach)

@@ -26,8 +26,8 @@ class Room:
         self._refused_at = time.monotonic()
 
     async def check(self) -> None:
-        """Raise Busy if there is none. A Redis that is away is not full: the log takes what is sent then."""
-        if self._reach.away:
+        """Raise Busy if there is none. A Redis that is lost is not full: the log takes what is sent then."""
+        if self._reach.lost:
             return
         now = time.monotonic()
         if now < self._refused_at + ASK_AGAIN_S:

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from bus.keys import breaker_key, rate_key
+from bus.keys import DEFAULT_PREFIX, breaker_key, rate_key
 from bus.link import LINK_ERRORS, Link, pack, redacted
 from bus.memory_throttle import LONGEST_TOLD_S, MINUTE_US, PROBE_S, MemoryThrottle, cost_us
 from protocols.ports import Breaker, Clock
@@ -120,9 +120,18 @@ class RedisThrottle:
     `time_us` is for tests: the time that counts in place of that of Redis.
     """
 
-    def __init__(self, url: str, namespace: str, clock: Clock, *, time_us: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        clock: Clock,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        time_us: Callable[[], int] | None = None,
+    ) -> None:
         self._url = url
         self._namespace = namespace
+        self._prefix = prefix
         self._time_us = time_us
         self._link = Link(url, timeout_s=ANSWER_S)
         self._own = MemoryThrottle(clock)
@@ -131,9 +140,11 @@ class RedisThrottle:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, namespace: str, clock: Clock) -> "AsyncIterator[RedisThrottle]":
+    async def open(
+        cls, url: str, namespace: str, clock: Clock, *, prefix: str = DEFAULT_PREFIX
+    ) -> "AsyncIterator[RedisThrottle]":
         """The throttle of one store, for as long as the block lasts. Redis may be away. `namespace` is the store's."""
-        throttle = cls(url, namespace, clock)
+        throttle = cls(url, namespace, clock, prefix=prefix)
         try:
             yield throttle
         finally:
@@ -144,28 +155,28 @@ class RedisThrottle:
         await self._link.close()
 
     async def enter(self, target: str, breaker: Breaker) -> float:
-        wait_us = await self._ask(_ENTER, breaker_key(self._namespace, target), *_times(breaker))
+        wait_us = await self._ask(_ENTER, breaker_key(self._namespace, target, self._prefix), *_times(breaker))
         return await self._own.enter(target, breaker) if wait_us is None else wait_us / 1e6
 
     async def report(self, target: str, breaker: Breaker, *, ok: bool, retry_after_s: float | None = None) -> None:
         told_us = _us(min(retry_after_s or 0.0, LONGEST_TOLD_S))
         more = ("1" if ok else "0", told_us, str(breaker.threshold), _us(breaker.window_s))
-        done = await self._ask(_REPORT, breaker_key(self._namespace, target), *_times(breaker), *more)
+        done = await self._ask(_REPORT, breaker_key(self._namespace, target, self._prefix), *_times(breaker), *more)
         if done is None:
             await self._own.report(target, breaker, ok=ok, retry_after_s=retry_after_s)
 
     async def leave(self, target: str) -> None:
-        if await self._ask(_LEAVE, breaker_key(self._namespace, target)) is None:
+        if await self._ask(_LEAVE, breaker_key(self._namespace, target, self._prefix)) is None:
             await self._own.leave(target)
 
     async def state(self, target: str) -> str:
-        state = await self._ask(_STATE, breaker_key(self._namespace, target))
+        state = await self._ask(_STATE, breaker_key(self._namespace, target, self._prefix))
         return await self._own.state(target) if state is None else state.decode()
 
     async def take(self, bucket: str, amount: int, per_minute: int) -> float:
         over = "1" if amount > per_minute else "0"
         cost = str(cost_us(amount, per_minute))
-        wait_us = await self._ask(_TAKE, rate_key(self._namespace, bucket), cost, str(MINUTE_US), over)
+        wait_us = await self._ask(_TAKE, rate_key(self._namespace, bucket, self._prefix), cost, str(MINUTE_US), over)
         return await self._own.take(bucket, amount, per_minute) if wait_us is None else wait_us / 1e6
 
     async def _ask(self, script: str, key: str, *arguments: str) -> Any:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from typing import Any
+from typing import Any, TypeGuard
 
 import anyio
 from redis.exceptions import OutOfMemoryError, ResponseError
@@ -29,6 +29,7 @@ class Writer:
 
     def __init__(self, link: Link, reach: Reach, room: Room) -> None:
         self._link = link
+        self._reach = reach
         self._room = room
         self._messages: deque[tuple[str, bytes]] = deque()  # the stream, and the packed command
         self._gaps: set[str] = set()  # the streams that miss messages, and have no mark of it yet
@@ -42,6 +43,7 @@ class Writer:
         self._away = Trouble("bus writer: Redis is away")
         self._refused = Trouble("bus writer: Redis refuses messages")
         self._full = Trouble("bus writer: the queue is full")
+        self._unsettled = Trouble("bus writer: Redis refuses settlements")
 
     def publish(self, stream: str, content: bytes, *, again: bool) -> None:
         """Queue a message for a stream."""
@@ -116,11 +118,13 @@ class Writer:
         written = len(marks) + len(messages)
         self._gaps.difference_update(marks)  # others may have come while it was written
         self._check_written([*marks, *(stream for stream, _ in messages)], replies[:written])
-        failure = self._failure_of(replies[written : len(commands)])
-        self._finish(messages, {} if failure else settlements)
-        if failure:
-            self._away.note(failure)
-            await self._away.pause()
+        outcomes = dict(zip(settlements, replies[written : len(commands)], strict=True))
+        self._finish(messages, {key: them for key, them in settlements.items() if not is_error(outcomes[key])})
+        if failure := next(filter(is_error, outcomes.values()), None):
+            self._unsettled.note(failure)
+            await self._unsettled.pause(until=self._urgent)  # messages don't wait for what another stream is refused
+        else:
+            self._unsettled.over()
 
     def _finish(self, messages: list[tuple[str, bytes]], settlements: Settlements) -> None:
         """These are done with: written or dropped."""
@@ -141,8 +145,10 @@ class Writer:
 
     def _check_written(self, streams: list[str], replies: list[Any]) -> None:
         refused = {stream: reply for stream, reply in zip(streams, replies, strict=True) if is_error(reply)}
+        self._reach.unwritable.difference_update(streams)
         if refused:
             self._gaps.update(refused)
+            self._reach.unwritable.update(refused)
             first = next(iter(refused.values()))
             if isinstance(first, OutOfMemoryError):
                 self._room.refused()
@@ -150,15 +156,11 @@ class Writer:
         elif replies:
             self._refused.over()
 
-    @staticmethod
-    def _failure_of(replies: list[Any]) -> ResponseError | None:
-        return next(filter(is_error, replies), None)
-
     def __repr__(self) -> str:
         settlements = sum(map(len, self._settlements.values()))
         return f"<Writer queued={self._queued - self._done} settling={settlements} gaps={len(self._gaps)}>"
 
 
-def is_error(reply: object) -> bool:
+def is_error(reply: object) -> TypeGuard[ResponseError]:
     """Whether Redis refused a command."""
     return isinstance(reply, ResponseError)

@@ -1,6 +1,7 @@
 """Choosing the real parts and putting them together, once a process."""
 
 import gc
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
@@ -22,6 +23,7 @@ from callboard.config import Config
 from callboard.services import LocalServices
 from callboard.settings import Settings
 from eventstore.clock import DatabaseClock
+from eventstore.connections import check_connections
 from eventstore.leases import PostgresLeases
 from eventstore.store import PostgresEventStore
 from projections.answers import PostgresAnswers
@@ -30,7 +32,10 @@ from protocols.errors import NameTaken
 from protocols.names import new_id
 from protocols.ports import Bus, Leases, Throttle
 
+LEASE_SLACK_S: Final = 0.5
 LOOK_EVERY_S: Final = 0.1  # for heartbeats of a process with our name: more often than a process makes them
+
+log = logging.getLogger("callboard")
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,24 +95,25 @@ def served(settings: Settings) -> Iterator[Settings]:
 async def connected(settings: Settings, name: str, *, redis_needed: bool = True) -> AsyncIterator[Stack]:
     """All parts, connected to the servers that the settings name. `name` tells people which process this is.
 
-    Who only sends can do without Redis: what it sends is in the log. Raises DatabaseUnavailable, RedisUnavailable,
-    WrongEvictionPolicy, SchemaTooNew.
+    Who only sends can do without Redis: what it sends is in the log. Raises DatabaseUnavailable, DatabaseUnfit,
+    RedisUnavailable, RedisUnfit, WrongEvictionPolicy, SchemaTooNew.
     """
     assert settings.database_url
     assert settings.redis_url
     from bus import RedisBus, RedisThrottle  # redis-py takes 0.3 s, and what only reads the log needs none
 
     process = process_name(name)
-    async with PostgresEventStore.open(settings.database_url) as store:
+    async with PostgresEventStore.open(settings.database_url, connections=settings.connections) as store:
         leases = PostgresLeases(store.pool)
         directory = Directory(leases)
         await directory.refresh()
         clock = DatabaseClock()
         await clock.set(store.pool)
-        namespace = namespace_of(store.store_id)
+        keys = namespace_of(store.store_id)
+        url, prefix = settings.redis_url, settings.redis_prefix
         async with (
-            RedisBus.open(settings.redis_url, namespace, directory.route, needed=redis_needed) as bus,
-            RedisThrottle.open(settings.redis_url, namespace, clock) as throttle,
+            RedisBus.open(url, keys, directory.route, needed=redis_needed, prefix=prefix) as bus,
+            RedisThrottle.open(url, keys, clock, prefix=prefix) as throttle,
         ):
             try:
                 yield Stack(
@@ -123,6 +129,29 @@ async def connected(settings: Settings, name: str, *, redis_needed: bool = True)
                 )
             finally:
                 await library.close()
+
+
+async def check_room(stack: Stack, processes: int) -> None:
+    """Warn of, or refuse, more processes than PostgreSQL has connections for; a pooler has its own bounds.
+
+    Raises TooFewConnections.
+    """
+    if not stack.store.pooled:
+        await check_connections(stack.store.pool, processes, stack.settings.connections)
+
+
+async def warn_of_other_leases(leases: Leases, lease_s: float) -> None:
+    """Warn of processes with a longer lease than this one's: when one of them is lost, its partitions wait longer.
+
+    Nothing is lost with it: each process is judged by the lease that it took itself.
+    """
+    longest = max(await leases.members(), key=lambda member: member.expires_in_s, default=None)
+    if longest is not None and longest.expires_in_s > lease_s + LEASE_SLACK_S:
+        log.warning(
+            "%s has a lease of at least %.0f s, and this process one of %g s: if it is lost, others wait that long for "
+            "its partitions; give all processes the same CALLBOARD_LEASE_S",
+            *(longest.process, longest.expires_in_s, lease_s),
+        )
 
 
 def collect_rarely() -> None:

@@ -204,7 +204,12 @@ def redis(system: System) -> Iterator[Finding]:
     """Without it everything goes on, slower."""
     if system.snapshot.redis:
         what = f"{system.snapshot.redis} Actors go on from the log, slower"
-        yield Finding(check="redis", stuck=False, what=what, help="start Redis again, or give it more memory")
+        yield Finding(
+            check="redis",
+            stuck=False,
+            what=what,
+            help="mend Redis: start it again, give it memory, or do what its error says",
+        )
 
 
 def unserved(system: System) -> Iterator[Finding]:

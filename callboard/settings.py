@@ -127,6 +127,19 @@ class Text(Struct, frozen=True):
         return text
 
 
+class KeyPrefix(Struct, frozen=True):
+    """What the keys in Redis begin with: no pattern, no part of a hash tag, and printable."""
+
+    @property
+    def allowed(self) -> str:
+        return "1 to 64 letters, digits and any of : . _ - /"
+
+    def parse(self, text: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9:._/-]{1,64}", text):
+            raise ValueError
+        return text
+
+
 POSTGRES_URL: Final = Url(("postgresql", "postgres"), "postgresql://user:password@host:5432/database")
 REDIS_URL: Final = Url(("redis", "rediss", "unix"), "redis://:password@host:6379/0", numbered=True)
 LOG_LEVELS: Final = OneOf(("DEBUG", "INFO", "WARNING", "ERROR"))
@@ -142,7 +155,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     database_url: Annotated[
         str | None, POSTGRES_URL, "The PostgreSQL to use. Set both URLs, or neither: then servers are started in HOME."
     ] = None
+    connections: Annotated[
+        int, Number(2, 100, whole=True), "Connections to PostgreSQL that one process may hold at a time."
+    ] = 5
     redis_url: Annotated[str | None, REDIS_URL, "The Redis to use."] = None
+    redis_prefix: Annotated[
+        str, KeyPrefix(), "What all keys and channels in Redis begin with; the same for all processes of a database."
+    ] = "cb:"
     home: Annotated[Path, Folder(), "Where the servers that Callboard starts by itself keep their data."] = field(
         default_factory=_default_home
     )

@@ -155,7 +155,7 @@ class Appender:
                     self._work.set()
         except BaseExceptionGroup as group:
             if len(group.exceptions) == 1:
-                raise group.exceptions[0] from None  # the caller's own error, as it was
+                raise group.exceptions[0] from group.exceptions[0].__cause__  # the caller's own error, as it was
             raise
 
     async def _run(self, on_commit: Callable[[int], None]) -> None:
@@ -220,7 +220,7 @@ class Appender:
                 self._disconnect()
                 batch.careful = True
                 if asyncio.get_running_loop().time() + pause > deadline:
-                    self._give_up(batch.appends, reason)
+                    self._give_up(batch.appends, reason, error)
                     break
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -298,10 +298,12 @@ class Appender:
         halves = batch.appends[:middle], batch.appends[middle:]
         return max([await self._write(Batch(self._next_number(), half)) for half in halves])
 
-    def _give_up(self, appends: Sequence[Append], reason: str) -> None:
+    def _give_up(self, appends: Sequence[Append], reason: str, cause: Exception | None = None) -> None:
         """Tell everybody that the store did not answer, also those that wait for the next batch."""
         for append in (*appends, *self._waiting):
-            refuse(append, StoreUnavailable(reason))
+            failure = StoreUnavailable(reason)
+            failure.__cause__ = cause
+            refuse(append, failure)
         self._waiting.clear()
         self._events_waiting = 0
 

@@ -1,33 +1,46 @@
 """One time for all processes: the database's."""
 
-import time
+import logging
 from datetime import datetime, timedelta
+from typing import Final
 
 import asyncpg
 
 from eventstore.database import fetch
 from protocols.ports import SystemClock
 
+log = logging.getLogger(__name__)
+
+TOLD_S: Final = 5.0  # a machine's clock that is off by more is told
+
 
 class DatabaseClock(SystemClock):
-    """The machine's clock, corrected by what `set` found it to be off from the database's.
+    """The database's time when it was last `set`, and what has passed since by the machine's monotonic clock.
 
     What one process makes due, another one finds due at the same moment, and the log has its time in between, however
-    wrong the clocks of their machines are. A machine's clock that is turned later is noticed at the next `set`.
+    wrong the clocks of their machines are, and whenever they are turned. Before the first `set` it is the machine's.
     """
 
     def __init__(self) -> None:
-        self._behind = timedelta()
+        self._set: tuple[datetime, float] | None = None  # the database's time, and when that was
+        self._off_s = 0.0  # the machine's clock, when it was told last
 
     def __repr__(self) -> str:
-        return f"DatabaseClock({self._behind.total_seconds():+.3f} s)"
+        off_s = 0.0 if self._set is None else (self.now() - super().now()).total_seconds()
+        return f"DatabaseClock({off_s:+.3f} s)"
 
     def now(self) -> datetime:
-        return super().now() + self._behind
+        if self._set is None:
+            return super().now()
+        time, at = self._set
+        return time + timedelta(seconds=self.monotonic() - at)
 
     async def set(self, pool: asyncpg.Pool) -> None:
         """Ask the database for the time. It is right to within half of what that takes. Raises StoreUnavailable."""
-        begun, asked_at = time.monotonic(), super().now()
+        begun = self.monotonic()
         (row,) = await fetch(pool, "select clock_timestamp()")
-        took = timedelta(seconds=time.monotonic() - begun)
-        self._behind = row[0] - (asked_at + took / 2)
+        self._set = row[0], (begun + self.monotonic()) / 2
+        off_s = (super().now() - self.now()).total_seconds()
+        if abs(off_s - self._off_s) > TOLD_S:
+            log.warning("this machine's clock is %+.0f s off from the database's, whose time counts", off_s)
+            self._off_s = off_s

@@ -1,7 +1,7 @@
 """The ledger's tables: entries as they are sent, what the tables say, and making them again from the log."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
@@ -187,13 +187,16 @@ async def rebuild_ledger(connection: asyncpg.Connection) -> None:
         await connection.execute("select replay_ledger($1, $2)", entries, [at for _, at in page])
 
 
-async def check_ledger(pool: asyncpg.Pool) -> list[Difference]:
-    """What the tables say otherwise than the log. Reads all of the log; others may write meanwhile."""
+async def check_ledger(pool: asyncpg.Pool, progress: Callable[[int], None] = lambda _: None) -> list[Difference]:
+    """What the tables say otherwise than the log. Reads all of the log; others may write meanwhile.
+
+    `progress` hears of the positions that were read.
+    """
     ledger = Ledger()
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         head = await connection.fetchval("select position from head")
         tables = await read_tables(connection)
-        async for page in _entries(connection, head):
+        async for page in _entries(connection, head, progress):
             for entry, at in page:
                 ledger.replay(entry, at)
     pairs: list[tuple[dict[Any, Any], dict[Any, Any]]] = [
@@ -209,11 +212,14 @@ async def check_ledger(pool: asyncpg.Pool) -> list[Difference]:
     ]
 
 
-async def _entries(connection: asyncpg.Connection, head: int) -> AsyncIterator[list[tuple[Entry, datetime]]]:
+async def _entries(
+    connection: asyncpg.Connection, head: int, progress: Callable[[int], None] = lambda _: None
+) -> AsyncIterator[list[tuple[Entry, datetime]]]:
     """What the log's events mean, each with its time, in pages."""
     for after in range(0, head, PAGE):
         rows = await connection.fetch(_LOG, after, min(after + PAGE, head), sorted(LEDGER_TYPES))
         yield [found for row in rows if (found := _entry(row)) is not None]
+        progress(min(after + PAGE, head))
 
 
 def _entry(row: Any) -> tuple[Entry, datetime] | None:

@@ -13,6 +13,7 @@ import asyncpg
 from eventstore.appender import Appender
 from eventstore.database import connection_pool, fetch, first_connection
 from eventstore.migrations import migrate
+from eventstore.refusals import check_database, explained
 from eventstore.rules import Append, failed
 from protocols.codec import decode_meta, digest, sent_message
 from protocols.errors import BadEvent, BadName, BlobMissing, MessageNotInLog, StoreUnavailable
@@ -23,6 +24,7 @@ from protocols.ports import Appended, ExpectedVersion
 
 log = logging.getLogger(__name__)
 
+CONNECTIONS: Final = 5
 STREAM_PAGE: Final = 500
 MAX_VERSION: Final = 2**63 - 1
 LONGEST_PAUSE_S: Final = 1.0
@@ -45,12 +47,14 @@ _GET_BLOBS = "select digest, content from blobs where digest = any($1::text[])"
 class PostgresEventStore:
     """`protocols.ports.EventStore` on PostgreSQL; made by `open`.
 
-    `pool` is for the tables that others keep in the same database; `store_id` is the database's own name for itself.
+    `pool` is for the tables that others keep in the same database; `store_id` is the database's own name for itself,
+    and `pooled` tells whether a pooler stands between.
     """
 
-    def __init__(self, pool: asyncpg.Pool, appender: Appender, store_id: UUID, poll_s: float) -> None:
+    def __init__(self, pool: asyncpg.Pool, appender: Appender, store_id: UUID, poll_s: float, *, pooled: bool) -> None:
         self.pool = pool
         self.store_id = store_id
+        self.pooled = pooled
         self._appender = appender
         self._poll_s = poll_s
         self._head = 0  # the highest position that this process knows of
@@ -59,21 +63,25 @@ class PostgresEventStore:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, *, poll_s: float = 0.025, retry_s: float = 15.0, pool_size: int = 8
+        cls, url: str, *, poll_s: float = 0.025, retry_s: float = 15.0, connections: int = CONNECTIONS
     ) -> AsyncIterator[Self]:
         """Connect, bring the schema up to date, and run the appender; on leaving, what was appended is written first.
 
         `poll_s`: how often a subscription looks for what other processes append. `retry_s`: how long an append is
-        tried while the server is gone. Raises DatabaseUnavailable, BadSetting, SchemaTooNew.
+        tried while the server is gone. `connections`: the most that are open at a time, one of them the appender's.
+        Raises DatabaseUnavailable (also DatabaseRefuses), DatabaseUnfit, BadSetting, SchemaTooNew; these are raised
+        in place of the server's errors by what happens within the block, too.
         """
-        async with first_connection(url) as (connection, pooled):
-            await migrate(connection)
-            store_id = await connection.fetchval("select id from store")
-        async with connection_pool(url, size=pool_size, pooled=pooled) as pool:
-            appender = Appender(url, pooled=pooled, retry_s=retry_s)
-            store = cls(pool, appender, store_id, poll_s)
-            async with appender.running(store._committed):
-                yield store
+        with explained(url):
+            async with first_connection(url) as (connection, pooled):
+                await check_database(connection, url)
+                await migrate(connection)
+                store_id = await connection.fetchval("select id from store")
+            async with connection_pool(url, size=connections - 1, pooled=pooled) as pool:
+                appender = Appender(url, pooled=pooled, retry_s=retry_s)
+                store = cls(pool, appender, store_id, poll_s, pooled=pooled)
+                async with appender.running(store._committed):
+                    yield store
 
     def __repr__(self) -> str:
         return (

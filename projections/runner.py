@@ -102,6 +102,7 @@ class Runner:
         """
         await self.prepare()
         while True:
+            pause_s = self._lease_s / 5
             try:
                 async with self._leading() as tenure:
                     if tenure is not None:
@@ -110,7 +111,9 @@ class Runner:
                 log.warning("projections<%s>: another runner has taken over", self._process)
             except GONE as error:
                 log.warning("projections<%s>: waiting for the database: %s", self._process, reason_of(error))
-            await self._clock.sleep(self._lease_s / 5)
+                if isinstance(error, asyncpg.InsufficientResourcesError):
+                    pause_s = self._lease_s
+            await self._clock.sleep(pause_s)
 
     async def catch_up(self, *, within_s: float = 30.0) -> None:
         """Return when the projections are where the log's head is now: fold what is missing, unless another runner
@@ -171,12 +174,17 @@ class Runner:
             return
         log.info("projections<%s>: runs them, epoch %d", self._process, tenure.epoch)
         self._tenure = tenure
+        refused = False
         try:
             yield tenure
+        except asyncpg.InsufficientResourcesError:
+            refused = True  # as any other runner would be: the lease runs out by itself, and nobody hurries
+            raise
         finally:
             self._tenure = None
-            with anyio.move_on_after(RELEASE_LIMIT_S, shield=True):
-                await checkpoints.release(self._pool, tenure)
+            if not refused:
+                with anyio.move_on_after(RELEASE_LIMIT_S, shield=True):
+                    await checkpoints.release(self._pool, tenure)
 
     async def _wait(self, position: int, deadline: float, within_s: float, of: Sequence[Projection]) -> None:
         stopped = await self.stopped(of)

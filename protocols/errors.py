@@ -153,11 +153,55 @@ class DatabaseUnavailable(UserError):
 
 
 @dataclass(eq=False)
+class DatabaseRefuses(DatabaseUnavailable):
+    """PostgreSQL at {url} refuses its work now: {reason}. {advice}"""
+
+    advice: str
+
+
+@dataclass(eq=False)
+class DatabaseUnfit(UserError):
+    """PostgreSQL at {url} can't be used: {reason}. {advice}"""
+
+    url: str
+    reason: str
+    advice: str
+
+
+@dataclass(eq=False)
+class TooFewConnections(UserError):
+    """{processes} processes need at least {needed} connections to PostgreSQL, and {free} of its {most} are free: raise
+    its max_connections to at least {enough}, start fewer processes, or put PgBouncer in front of it."""
+
+    processes: int
+    needed: int
+    free: int
+    most: int
+    enough: int
+
+
+@dataclass(eq=False)
 class RedisUnavailable(UserError):
     """Redis at {url} can't be reached: {reason}. Is CALLBOARD_REDIS_URL right, and the server up?"""
 
     url: str
     reason: str
+
+
+@dataclass(eq=False)
+class RedisRefuses(RedisUnavailable):
+    """Redis at {url} takes no commands now: {reason}. {advice}"""
+
+    advice: str
+
+
+@dataclass(eq=False)
+class RedisUnfit(UserError):
+    """Redis at {url} can't be used: {reason}. {advice}"""
+
+    url: str
+    reason: str
+    advice: str
 
 
 @dataclass(eq=False)

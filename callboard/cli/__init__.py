@@ -6,6 +6,7 @@ serve     up, actor, projections
 send      send
 reports   runs, run, tasks, agents
 costs, reprice, budgets        the commands of those names; accounting has their options
+checks    verify, check-ledger, rebuild
 history   audit, events, replay
 health    messages, lag, services
 session, output, words, story, errors      what they share

@@ -101,13 +101,14 @@ async def _folding(session: Session) -> Folding:
 
 
 async def _redis(session: Session, routes: dict[str, Route]) -> str:
-    """What is wrong with Redis."""
+    """What is wrong with Redis. Raises RedisUnfit: with that one no process starts."""
     from bus.redis import RedisBus  # redis-py takes 0.3 s
 
     assert session.settings.redis_url
     namespace = namespace_of(session.store.store_id)
     try:
-        async with RedisBus.open(session.settings.redis_url, namespace, routes.get) as bus:
+        prefix = session.settings.redis_prefix
+        async with RedisBus.open(session.settings.redis_url, namespace, routes.get, prefix=prefix) as bus:
             try:
                 await bus.check_room()
             except Busy:

@@ -20,6 +20,7 @@ from actors.values import load_value
 from callboard.bootstrap import connected, served
 from callboard.cli.output import note, people
 from callboard.cli.session import Session, caught_up_with_log, command_settings
+from callboard.cli.text import escaped
 from callboard.cli.words import one_line, short, state_word
 from callboard.settings import Settings
 from projections import runs
@@ -176,7 +177,7 @@ class ForMachines:
         self.add(Told(piece.task, piece.actor, piece.step, piece.attempt, piece.text, piece.at))
 
     def add(self, fact: Answer | Failure | End | Told) -> None:
-        sys.stdout.write(encode_json(fact).decode() + "\n")
+        sys.stdout.write(escaped(encode_json(fact).decode()) + "\n")
         sys.stdout.flush()
 
 

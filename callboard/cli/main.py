@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from callboard.cli.init import go_on_in_child
 from callboard.cli.options import ASK, DEBUG, START, Json, Limit, OfRole, OfRun, RunId, app
+from callboard.cli.text import tolerate_any_encoding
 from protocols.errors import BadOption, CallboardError, UserError
 from protocols.messages import Priority
 
@@ -24,9 +26,11 @@ Tied = Annotated[bool, typer.Option("--tied", hidden=True, help="End when standa
 
 def main() -> None:
     """The entry point. Exit codes: 0 it went well, 1 it did not, 2 bad input, 130 Ctrl-C."""
+    go_on_in_child()
+    tolerate_any_encoding()
     try:
         _check_arguments(sys.argv[1:])
-        app()
+        app(prog_name="callboard")
     except (CallboardError, BaseExceptionGroup) as raised:
         from callboard.cli.errors import error_in, in_a_line
         from callboard.cli.output import note, plain

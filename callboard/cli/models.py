@@ -17,7 +17,7 @@ from callboard.cli.words import NOTHING
 from callboard.config import Config
 from callboard.settings import Settings
 from eventstore.store import PostgresEventStore
-from protocols.errors import DatabaseUnavailable
+from protocols.errors import DatabaseUnavailable, DatabaseUnfit
 from protocols.ports import SystemClock
 
 KEY_STYLES = {"set": "green", "missing": "dim"}
@@ -91,10 +91,12 @@ async def _breakers(settings: Settings, models: Sequence[str]) -> Mapping[str, s
     try:
         async with (
             PostgresEventStore.open(settings.database_url) as store,
-            RedisThrottle.open(settings.redis_url, namespace_of(store.store_id), SystemClock()) as throttle,
+            RedisThrottle.open(
+                settings.redis_url, namespace_of(store.store_id), SystemClock(), prefix=settings.redis_prefix
+            ) as throttle,
         ):
             return {model: await throttle.state(f"model:{model}") for model in models}
-    except DatabaseUnavailable:
+    except (DatabaseUnavailable, DatabaseUnfit):
         return {}
 
 

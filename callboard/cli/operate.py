@@ -229,6 +229,44 @@ def lag(
     health.lag(only=role or [], check=check, as_json=as_json)
 
 
+@app.command(rich_help_panel=OPERATE, epilog="Examples: callboard verify   |   callboard verify --json")
+def verify(as_json: Json = False) -> None:
+    """Check that the log is as it was written: name the first changed, missing or inserted event. Changes nothing."""
+    from callboard.cli import checks
+
+    checks.check_log(as_json=as_json)
+
+
+@app.command(
+    "check-ledger",
+    rich_help_panel=OPERATE,
+    epilog="Examples: callboard check-ledger   |   callboard check-ledger --repair",
+)
+def check_ledger(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="If they differ, make the tables again from the log.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check that budgets and what is spent of them are as the log has them."""
+    from callboard.cli import checks
+
+    checks.ledger(repair=repair, as_json=as_json)
+
+
+@app.command(rich_help_panel=OPERATE, epilog="Example: callboard rebuild costs audit")
+def rebuild(
+    names: Annotated[
+        list[str], typer.Argument(metavar="PROJECTION...", help="Projections, as `callboard lag` lists them.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Make projections again from the log. While that lasts, what reads them waits, and so do takeovers."""
+    from callboard.cli import checks
+
+    checks.rebuild(names, as_json=as_json)
+
+
 @services.command("up", epilog="Example: callboard services up")
 def services_up(as_json: Json = False) -> None:
     """Start them, and leave them running."""

@@ -13,6 +13,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from callboard.cli.text import escaped
 from protocols.messages import encode_json
 from protocols.redaction import redact
 
@@ -46,7 +47,7 @@ def people(*, stderr: bool = False) -> Console:
 
 def write_json(value: object) -> None:
     """One JSON document on standard output."""
-    sys.stdout.write(msgspec.json.format(encode_json(value), indent=2).decode() + "\n")
+    sys.stdout.write(escaped(msgspec.json.format(encode_json(value), indent=2).decode()) + "\n")
 
 
 def write_text(text: str) -> None:

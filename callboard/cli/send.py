@@ -1,6 +1,5 @@
 """`send`: a message from outside, and what became of it."""
 
-import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +13,7 @@ from actors.inputs import times
 from callboard.bootstrap import Stack, connected, served
 from callboard.cli.output import note, write_json, write_result, write_text
 from callboard.cli.session import Session, command_settings, waited
+from callboard.cli.text import read_stdin
 from callboard.cli.words import short
 from callboard.settings import Settings
 from protocols.errors import BadOption, StillAtWork
@@ -73,9 +73,9 @@ def payload_of(text: str) -> Any:
     given = text
     try:
         if given == "-":
-            text = sys.stdin.buffer.read().decode()
+            text = read_stdin()
         elif given.startswith("@"):
-            text = Path(given[1:]).read_bytes().decode()
+            text = Path(given[1:]).read_bytes().decode("utf-8-sig")
         return msgspec.json.decode(text)
     except OSError as error:
         raise BadOption("PAYLOAD", given, f"{error.strerror}") from None

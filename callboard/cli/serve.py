@@ -17,7 +17,14 @@ import typer
 from actors.definition import Definition
 from actors.supervisor import READY, ProcessEvent, ProcessSpec, Supervisor, Tie
 from callboard.app import load_app
-from callboard.bootstrap import claim_name, collect_rarely, connected, served
+from callboard.bootstrap import (
+    check_room,
+    claim_name,
+    collect_rarely,
+    connected,
+    served,
+    warn_of_other_leases,
+)
 from callboard.cli.errors import error_in, in_a_line
 from callboard.cli.output import log_to_stderr, note, plain
 from callboard.cli.session import opened
@@ -52,7 +59,7 @@ def up(app: str, processes: Sequence[str], *, in_process: bool, model: str | Non
     log_to_stderr(settings.log_level, "up")
     local = settings.database_url is None
     with served(settings) as settings:
-        anyio.run(_prepare, settings)
+        anyio.run(_prepare, settings, 1 if in_process else len(process_specs(app, counts, settings)))
         note(_introduction(app, definitions, settings, local=local))
         if in_process:
             anyio.run(_serve_roles, settings, "up", definitions, None)
@@ -89,9 +96,10 @@ def process_specs(app: str, counts: Mapping[str, int], settings: Settings) -> li
     return specs
 
 
-async def _prepare(settings: Settings) -> None:
+async def _prepare(settings: Settings, processes: int) -> None:
     """Servers that can't be used are told once, here, before anything runs or is said to."""
     async with connected(settings, "up") as stack:
+        await check_room(stack, processes)
         await stack.runner.prepare()
 
 
@@ -194,6 +202,9 @@ async def _serve_roles(
 ) -> None:
     """Serve roles. `claims`: the name was given to this process, and no other one may have it."""
     async with connected(settings, name) as stack:
+        if tie is None:
+            await check_room(stack, 1)
+        await warn_of_other_leases(stack.leases, settings.lease_s)
         if claims:
             await claim_name(stack.leases, stack.process, definitions)
         await _until_told(stack.host(definitions).run, f"ready: serves {listed(list(definitions))}", tie)

@@ -80,9 +80,11 @@ class Desk(Session, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def opened(settings: Settings, name: str) -> AsyncIterator[Session]:
-    """The log and its read models, as the settings name them. Raises DatabaseUnavailable, SchemaTooNew."""
+    """The log and its read models, as the settings name them. Raises DatabaseUnavailable, DatabaseUnfit,
+    SchemaTooNew.
+    """
     assert settings.database_url
-    async with PostgresEventStore.open(settings.database_url) as store:
+    async with PostgresEventStore.open(settings.database_url, connections=settings.connections) as store:
         runner = Runner(store.pool, store, projections.ALL, process_name(name), lease_s=settings.lease_s)
         yield Session(store=store, runner=runner, settings=settings)
 

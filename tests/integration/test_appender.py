@@ -15,6 +15,7 @@ from eventstore import PostgresEventStore, appender
 from eventstore.database import redacted
 from eventstore.migrations import migrations
 from eventstore.verify import Damage, verify
+from protocols.codec import digest
 from protocols.errors import BadEvent, Conflict, DatabaseUnavailable, SchemaTooNew, StoreUnavailable
 from protocols.events import Event, Meta, NewEvent
 from protocols.ports import ANY, NO_STREAM, STREAM_EXISTS
@@ -379,31 +380,69 @@ async def test_the_store_tells_how_much_it_has_to_do(store: PostgresEventStore) 
 # -- the chain ---------------------------------------------------------------------------------------------
 
 
+FIRST_TO_LAST = "an event from writer/1@1 to writer/1@3 was changed"
+INSERT = """
+    insert into events (position, recorded_at, stream, version, type, schema_version, data, meta)
+    select {position}, recorded_at, 'writer/x', {version}, type, schema_version, data, meta from events
+    where position = 1
+"""
 TAMPERING = {
-    "a changed body": ("update events set data = '{\"a\": 2}' where position = 4", [(4, 6, "events were changed")]),
+    "a changed body": ("update events set data = '{\"a\": 2}' where position = 4", [(4, 6, FIRST_TO_LAST)]),
+    "a changed meta": ("update events set meta = '{}' where position = 4", [(4, 6, FIRST_TO_LAST)]),
+    "a changed type": ("update events set type = 'other' where position = 5", [(4, 6, FIRST_TO_LAST)]),
+    "a changed single event": (
+        "update events set type = 'other' where position = 10",
+        [(10, 10, "writer/alone@1 was changed")],
+    ),
     "a changed time": (
         "update events set recorded_at = recorded_at + interval '1 h' where position = 2",
-        [(1, 3, "an event's time was changed")],
+        [(2, 2, "the time of writer/0@2 was changed")],
     ),
-    "a removed event": ("delete from events where position = 5", [(4, 6, "events are missing")]),
+    "a removed event": ("delete from events where position = 5", [(5, 5, "events are missing")]),
+    "the last of a commit removed": ("delete from events where position = 6", [(6, 6, "events are missing")]),
+    "the first event removed": ("delete from events where position = 1", [(1, 1, "events are missing")]),
+    "another event in its place": (
+        f"delete from events where position = 5; {INSERT.format(position=5, version=1)}",
+        [(5, 5, "the time of writer/x@1 was changed")],
+    ),
+    "an event inserted behind the end": (
+        INSERT.format(position=11, version=1),
+        [(11, 11, "writer/x@1 was inserted: no commit has it")],
+    ),
+    "events inserted before the beginning": (
+        f"{INSERT.format(position=-7, version=1)}; {INSERT.format(position=0, version=2)}",
+        [
+            (-7, -7, "writer/x@1 was inserted: no commit has it"),
+            (0, 0, "writer/x@2 was inserted: no commit has it"),
+        ],
+    ),
     "a removed commit": (
         "delete from commits where first = 4",
         [(4, 6, "no commit covers these positions"), (7, 9, "the commit doesn't continue the one before")],
     ),
     "a removed end": (
-        "with gone as (delete from events where position > 6) delete from commits where first > 6",
-        [(7, 9, "the log doesn't end where its head says")],
+        "delete from events where position > 6; delete from commits where first > 6",
+        [(7, 10, "the log doesn't end where its head says")],
+    ),
+    "a removed last commit": (
+        "delete from commits where first > 9",
+        [(10, 10, "the log doesn't end where its head says")],
     ),
     "a moved commit": (
         """
-        with moved as (update events set recorded_at = '2020-01-01' where position > 6)
+        update events set recorded_at = '2020-01-01' where position > 6;
         update commits set digest = sha256('') where first = 4
         """,
         [
-            (4, 6, "events were changed"),
+            (4, 6, FIRST_TO_LAST),
             (4, 6, "the commit doesn't continue the one before"),
-            (7, 9, "an event's time was changed"),
+            (7, 7, "the time of writer/2@1 was changed"),
+            (10, 10, "the time of writer/alone@1 was changed"),
         ],
+    ),
+    "a changed blob": (
+        "update blobs set content = 'other'",
+        [(0, 0, f"the content of blob {digest(b'a prompt')} was changed")],
     ),
 }
 
@@ -412,10 +451,24 @@ TAMPERING = {
 async def test_what_was_changed_behind_the_stores_back_is_named(store: PostgresEventStore, how: str) -> None:
     for n in range(3):
         await store.append(f"writer/{n}", [event(b'{"a": 1}'), event(handles=f"m/a@{n + 1}.0"), event()], NO_STREAM)
+    await store.append("writer/alone", [event()], NO_STREAM)
+    await store.put_blobs([b"a prompt"])
     assert [damage async for damage in verify(store.pool)] == []
     statement, expected = TAMPERING[how]
     await store.pool.execute(statement)
     assert [damage async for damage in verify(store.pool)] == [Damage(*each) for each in expected]
+
+
+async def test_a_commit_of_any_size_is_verified_some_rows_at_a_time(store: PostgresEventStore) -> None:
+    many = 70_000  # in one commit: MessagePack counts them in another way than a few
+    await store.append("writer/many", [event()] * many, NO_STREAM)
+    await store.append("writer/few", [event()] * 20, NO_STREAM)
+    seen: list[int] = []
+    assert [damage async for damage in verify(store.pool, seen.append)] == []
+    assert seen == [many, many + 20]
+    await store.pool.execute("update events set type = 'other' where position = 69999")
+    (damage,) = [damage async for damage in verify(store.pool)]
+    assert (damage.first, damage.last) == (1, many)
 
 
 # -- schema and plans --------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ async def opened_once(url: str) -> None:
 
 async def test_statements_of_many_clients_share_few_connections_and_are_not_mixed_up(pooled_url: str) -> None:
     backends: set[int] = set()
-    async with PostgresEventStore.open(pooled_url, pool_size=20) as store:
+    async with PostgresEventStore.open(pooled_url, connections=21) as store:
 
         async def ask(number: int) -> None:
             for count in range(50):
