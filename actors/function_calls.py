@@ -1,5 +1,6 @@
 """One call of `ctx.step` or `ctx.tool`: a function runs, and what becomes of it is recorded."""
 
+import asyncio
 import inspect
 import time
 import typing
@@ -40,7 +41,9 @@ async def call_step(
     with work.effect():
         try:
             encoded = encode_json(await _call(function, *args, **kwargs))
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # also what is no Exception: a panic of native code, sys.exit
             info = error_info(error)
             work.write(e.StepFailed(step=step, fingerprint=mark, error=info))
             raise StepFailed(step, info.type, info.message, info.bases) from error
@@ -137,7 +140,9 @@ async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
     with work.effect():
         try:
             encoded = encode_json(await _call(use.function, **arguments))
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # as in `call_step`
             unknown = isinstance(error, OutcomeUnknown) and not use.repeatable
             info = error_info(error)
             if not unknown:  # recorded before anything else is waited for
@@ -175,8 +180,20 @@ def return_type(function: Callable[..., Any]) -> Any:
 async def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(*args, **kwargs)
-    result = await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), abandon_on_cancel=True)
+    result, closing = await anyio.to_thread.run_sync(lambda: _outcome(function, args, kwargs), abandon_on_cancel=True)
+    if closing is not None:
+        raise closing
     return await result if inspect.isawaitable(result) else result  # a callable object may be asynchronous, too
+
+
+def _outcome(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Any, GeneratorExit | None]:
+    """What a function gives. A GeneratorExit is a value here: a future that has it closes the coroutine that awaits."""
+    try:
+        return function(*args, **kwargs), None
+    except GeneratorExit as error:
+        return None, error
 
 
 def ms_since(begun: float) -> int:

@@ -62,7 +62,7 @@ def error_info(error: BaseException, traceback: str = "") -> ErrorInfo:
     """An exception as a value, without secrets. What of its text is no UTF-8 is escaped."""
     try:
         text = str(error)
-    except Exception as failure:  # noqa: BLE001 - an exception's own code may raise anything
+    except BaseException as failure:  # noqa: BLE001 - an exception's own code may raise anything
         text = f"its message can't be made: {type(failure).__name__}"
     kinds = [kind.__name__ for kind in type(error).__mro__[1:] if kind not in (Exception, BaseException, object)]
     return ErrorInfo(type(error).__name__, _storable(text), _storable(traceback), tuple(kinds))
