@@ -6,9 +6,9 @@
     guards      time limits, deadlocks, and warnings of budgets (actors.guards)
     projections one runner among all processes folds the log; the others stand by
 
-A process that can't renew its leases in time, or whose event loop stood still for half a lease, stops acting by
-itself (it *fences* itself) and begins anew; the versions of the streams would refuse it anyway. While the log can't be
-written, it reads nothing and begins nothing.
+A process that can't renew its leases in time stops acting by itself (it *fences* itself) and begins anew; the versions
+of the streams would refuse it anyway. While its event loop is blocked, a thread renews them (actors.lifeline). While
+the log can't be written, it reads nothing and begins nothing.
 """
 
 import logging
@@ -23,7 +23,9 @@ import msgspec
 
 from actors.definition import Definition
 from actors.directory import Directory
+from actors.ending import LAST_S, Ending
 from actors.guards import Guards
+from actors.lifeline import BEATS_PER_LEASE, Lifeline, OpenAside
 from actors.models.call import Models
 from actors.recovery import Recovery
 from actors.runtime import Runtime
@@ -31,7 +33,7 @@ from actors.toolbox import Toolbox
 from actors.tools.mcp import McpSessions
 from actors.tools.mcp_server import McpServer
 from actors.tools.policy import ToolPolicy
-from actors.watch import LoopWatch, Stop
+from actors.watch import LoopWatch
 from eventstore.database import UNAVAILABLE, reason_of
 from projections import WORKING
 from projections.runner import Runner
@@ -58,11 +60,11 @@ from protocols.ports import (
 
 log = logging.getLogger("callboard.actors")
 
-BEATS_PER_LEASE = 3
 RECONCILE_EVERY_S = 2.0
 WITHOUT_BUS_EVERY_S = 0.25  # then this is how messages arrive
 GUARD_EVERY_S = 1.0
 LOOK_EVERY_S = 5.0  # into the projections, for tasks that wait too long
+LEAVE_S = 4.0  # to hand over
 
 # A server doesn't answer: the event store and the bus say it in our words, the projections' queries in asyncpg's.
 GONE: Final[tuple[type[Exception], ...]] = (StoreUnavailable, RedisUnavailable, *UNAVAILABLE)
@@ -82,7 +84,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host is made of. `pool` is the database of the projections."""
+    """What a host is made of. `pool` is the database of the projections; `aside` opens the log and the leases in
+    another event loop; `ending` ends this process, if it is the host's to end.
+    """
 
     store: EventStore
     leases: Leases
@@ -93,6 +97,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     throttle: Throttle
     answers: Answers
     runner: Runner
+    aside: OpenAside
+    ending: Ending | None = None
     mcp: Mapping[str, McpServer] = {}
     tool_policies: Sequence[ToolPolicy] = ()
     set_clock: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint  # by the time that all processes share
@@ -130,6 +136,13 @@ class Host:
             throttle=parts.throttle,
             answers=parts.answers,
             toolbox=Toolbox(parts.directory, policies=parts.tool_policies, mcp=self._mcp),
+        )
+        self._lifeline = Lifeline(
+            self.runtime,
+            parts.aside,
+            lease_s=limits.lease_s,
+            renewed=lambda begun: setattr(self, "_renewed", max(self._renewed, begun)),
+            ending=parts.ending,
         )
         self._consumer: Consumer
         self._recovery: Recovery
@@ -170,17 +183,20 @@ class Host:
             runtime.confirm = self._confirm
             self._recovery = Recovery(self._parts.pool, self._parts.runner, runtime, self._consumer)
             runtime.resend = self._recovery.resend
-            watch = LoopWatch(self._limits.lease_s / 2, self._stood_still)
+            watch = LoopWatch(self._limits.lease_s / BEATS_PER_LEASE, self._stood_still, self._lifeline.hold)
             async with anyio.create_task_group() as self._group:
                 self._group.start_soon(self._parts.runner.run)
-                await self._beat()
-                self._group.start_soon(self._heartbeats)
-                self._group.start_soon(self._reconciliations)
-                self._group.start_soon(self._guard)
-                self._group.start_soon(watch.run)
-                task_status.started()
-                await stop.wait()
-                await self._drain()
+                try:
+                    await self._beat()
+                    self._group.start_soon(self._heartbeats)
+                    self._group.start_soon(self._reconciliations)
+                    self._group.start_soon(self._guard)
+                    self._group.start_soon(watch.run)
+                    task_status.started()
+                    await stop.wait()
+                    await self._drain()
+                finally:
+                    await self._let_go(told=stop.is_set())
                 self._group.cancel_scope.cancel()
 
     # -- leases -------------------------------------------------------------------------------------------------------
@@ -217,7 +233,7 @@ class Host:
                 )
         except TimeoutError:
             raise StoreUnavailable("the leases could not be renewed in time") from None
-        self._renewed = begun
+        self._renewed = max(self._renewed, begun)
         if self.runtime.gate.paused:
             self.runtime.gate.pause(paused=False)
         await self._apply({lease.place: lease for lease in leases})
@@ -282,15 +298,21 @@ class Host:
         for lease in list(self.runtime.owned.values()):
             await self._abandon(lease, to_blame=to_blame)
 
-    async def _stood_still(self, stop: Stop) -> None:
-        """Others may have taken the partitions meanwhile: let go of all, and ask who owns them."""
-        log.error("host<%s> stood still for %.1f s: it lets go of what it does", self._process, stop.seconds)
-        if not self._draining:
-            await self._fence(to_blame=stop.ours)
-            try:
-                await self._beat()
-            except StoreUnavailable as error:
-                log.warning("host<%s> could not renew its leases: %s", self._process, error)
+    async def _stood_still(self, seconds: float) -> None:
+        """The event loop was blocked, or the whole process was stopped. If the leases ran out meanwhile, others may
+        have taken the partitions: let go of all. In either case ask who owns them.
+        """
+        if self._draining:
+            return
+        if self._left_s() <= 0:
+            log.error("host<%s> stood still for %.1f s: it lets go of what it does", self._process, seconds)
+            await self._fence()
+        else:
+            log.warning("host<%s> stood still for %.1f s, and kept its leases", self._process, seconds)
+        try:
+            await self._beat()
+        except StoreUnavailable as error:
+            log.warning("host<%s> could not renew its leases: %s", self._process, error)
 
     async def _confirm(self, lease: Lease) -> bool:
         """Whether the store says that a partition is still this process's."""
@@ -306,12 +328,29 @@ class Host:
         await self.runtime.drain(grace_s=self._limits.grace_s)
         for lease in list(self.runtime.owned.values()):
             await self._consumer.drop(lease)
-        async with self._leasing:
-            self._left = True
-            try:
-                await self._parts.leases.leave(self._process)
-            except StoreUnavailable as error:
-                log.warning("host<%s> could not hand over, its leases will expire: %s", self._process, error)
+        await self._leave()
+
+    async def _let_go(self, *, told: bool) -> None:
+        """The end, in order or not: a host that was `told` to end hands over what it still has, and one that broke
+        leaves it to others to find its tasks lost. From here on nothing may keep the process for long.
+        """
+        if self._parts.ending is not None:
+            self._parts.ending.within(LAST_S)
+        if told and not self._left:
+            for lease in list(self.runtime.owned.values()):
+                self.runtime.abandon(lease)
+            await self._leave()
+        self._left = self._lifeline.over = True
+
+    async def _leave(self) -> None:
+        """Hand over, also when the process is told to end at once."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(LEAVE_S):
+            async with self._leasing:
+                self._left = self._lifeline.over = True
+                try:
+                    await self._parts.leases.leave(self._process)
+                except StoreUnavailable as error:
+                    log.warning("host<%s> could not hand over, its leases will expire: %s", self._process, error)
 
     # -- what got lost ----------------------------------------------------------------------------------------------
 

@@ -77,9 +77,16 @@ class Supervisor:
         """The processes that run now, by name."""
         return dict(self._running)
 
+    def kill(self) -> None:
+        """End all processes that run, and what they started, at once."""
+        for pid in self.pids().values():
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
     async def run(self, stop: anyio.Event, *, grace_s: float) -> None:
         """Keep all processes up until `stop` is set, then end them: SIGTERM, after the grace period a second one,
-        and SIGKILL 2 s later. Cancelled, it does the same before it lets go.
+        and SIGKILL 2 s later. Cancelled, it does the same before it lets go, without a grace period for those that
+        have been asked before.
 
         Returns early when all have ended that are not to be restarted. Raises ProcessGaveUp, with all others
         ended, as soon as one ends with exit code 2.
@@ -154,7 +161,7 @@ class Supervisor:
                     group.cancel_scope.cancel()
             finally:
                 with anyio.CancelScope(shield=True):
-                    await _end(process, grace_s)
+                    await _end(process, 0.0 if self._stopping.is_set() else grace_s)
                 del self._running[spec.name]
         assert process.returncode is not None
         self._on_event(ProcessEvent(spec.name, "exited", pid, process.returncode))

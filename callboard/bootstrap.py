@@ -16,7 +16,9 @@ import projections
 from actors.client import Client
 from actors.definition import Definition
 from actors.directory import Directory
+from actors.ending import Ending
 from actors.host import Host, Limits, Parts
+from actors.lifeline import Aside
 from actors.models import library
 from callboard.config import Config
 from callboard.services import LocalServices
@@ -51,8 +53,10 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
         """What the operator's file says. Raises UnreadableConfig, BadConfig."""
         return Config.load(self.settings.config)
 
-    def host(self, definitions: Mapping[str, Definition]) -> Host:
-        """A host for these roles. Raises UnreadableConfig, BadConfig."""
+    def host(self, definitions: Mapping[str, Definition], ending: Ending | None = None) -> Host:
+        """A host for these roles, and what ends its process. Raises UnreadableConfig, BadConfig."""
+        url = self.settings.database_url
+        assert url
         limits = msgspec.convert(self.settings, Limits, from_attributes=True)
         config = self.config
         parts = Parts(
@@ -65,6 +69,8 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
             throttle=self.throttle,
             answers=PostgresAnswers(self.store.pool),
             runner=self.runner,
+            aside=lambda: aside(url),
+            ending=ending,
             mcp=config.mcp,
             tool_policies=config.tools.policies,
             set_clock=lambda: self.clock.set(self.store.pool),
@@ -123,6 +129,13 @@ async def connected(settings: Settings, name: str, *, redis_needed: bool = True)
                 )
             finally:
                 await library.close()
+
+
+@asynccontextmanager
+async def aside(database_url: str) -> AsyncIterator[Aside]:
+    """The log and the leases, over connections of the event loop that runs. Raises DatabaseUnavailable."""
+    async with PostgresEventStore.open(database_url, pool_size=1) as store:
+        yield Aside(store, PostgresLeases(store.pool))
 
 
 def collect_rarely() -> None:
