@@ -47,6 +47,8 @@ class Ending:
             if self._deadline is not None and self._deadline <= deadline:
                 return
             self._deadline, self._set_at = deadline, now
+            # Where code keeps the interpreter's lock, no thread can do anything: then SIGALRM ends the process.
+            signal.setitimer(signal.ITIMER_REAL, seconds + 2 * LAST_WORDS_S)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._wait, name="ending", daemon=True)
                 self._thread.start()
@@ -56,10 +58,10 @@ class Ending:
         """Take the deadline back."""
         with self._changed:
             self._deadline = None
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def at_once(self, reason: str) -> None:
         """End the process now. Does not return."""
-        # Python's own threads can't end a process whose interpreter lock is never given back; SIGALRM does.
         signal.setitimer(signal.ITIMER_REAL, LAST_WORDS_S)
         log.error("%s; the process is ended by force", reason)
         _flush()
@@ -70,7 +72,6 @@ class Ending:
             while (left_s := self._left_s()) > 0:
                 self._changed.wait(left_s)
             waited_s = time.monotonic() - self._set_at
-        signal.setitimer(signal.ITIMER_REAL, 2 * LAST_WORDS_S)
         for call in self._last:
             call()
         self.at_once(f"it did not end within {waited_s:.1f} s{self._held_by()}")

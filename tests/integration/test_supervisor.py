@@ -190,6 +190,48 @@ async def test_a_cancelled_supervisor_ends_its_children_first() -> None:
     assert not _alive(pid)
 
 
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(999)"
+
+
+async def test_a_supervisor_that_stops_and_is_cancelled_then_gives_no_second_grace_period() -> None:
+    stop, events = anyio.Event(), list[ProcessEvent]()
+    supervisor = Supervisor([ProcessSpec("deaf", python(DEAF))], events.append)
+    with anyio.fail_after(DEADLINE_S):
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: supervisor.run(stop, grace_s=100 * DEADLINE_S))
+            await until(lambda: [e for e in events if e.what == "ready"])
+            (pid,) = supervisor.pids().values()
+            stop.set()
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+    assert not _alive(pid)
+
+
+async def test_a_child_that_is_told_to_end_while_it_starts_is_killed_in_the_end() -> None:
+    stop, events = anyio.Event(), list[ProcessEvent]()
+    never_ready = python(DEAF.replace("print('ready', flush=True)", "print('deaf', flush=True)"))
+
+    def watch(event: ProcessEvent) -> None:
+        events.append(event)
+        stop.set()
+
+    with anyio.fail_after(DEADLINE_S):
+        await Supervisor([ProcessSpec("deaf", never_ready)], watch).run(stop, grace_s=0.1)
+    assert [e.what for e in events] == ["started", "exited"]
+    assert events[-1].code in (-signal.SIGTERM, -signal.SIGKILL)
+
+
+async def test_all_that_runs_is_killed_at_once_with_what_it_started() -> None:
+    events: list[ProcessEvent] = []
+    supervisor = Supervisor([ProcessSpec("deaf", python(DEAF), restart=False)], events.append)
+    with anyio.fail_after(DEADLINE_S):
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: supervisor.run(anyio.Event(), grace_s=5.0))
+            await until(lambda: [e for e in events if e.what == "ready"])
+            supervisor.kill()
+    assert events[-1].code == -signal.SIGKILL
+
+
 def test_no_child_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:
     drained = tmp_path / "drained"
     supervise = f"""

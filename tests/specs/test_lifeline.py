@@ -1,5 +1,6 @@
 """A process whose event loop is blocked keeps its leases, until its handler's role allows it no longer."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -178,3 +179,21 @@ async def test_a_stall_counts_like_the_loss_of_a_process(stalls: int, end: str) 
         await play.given("worker", None, *stalled)  # and then its process was lost
         await play.quiet(within_s=30)
         assert play.types("worker")[-1] == end
+
+
+async def test_a_branch_of_a_handler_is_its_task() -> None:
+    names: list[str] = []
+
+    async def branch() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        names.append(task.get_name())
+
+    async def todo(ctx: Context) -> None:
+        await ctx.gather(branch(), branch())
+        await ctx.receive("decision")
+
+    async with bench(worker(todo, limits=TimeLimits(blocking_s=10.0))) as it:
+        assert names == [it.name] * 2
+        with pytest.raises(EndedError, match=it.name):
+            await it.lifeline.hold(blocks(names[0], 1.0, 10.5))
