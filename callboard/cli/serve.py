@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import anyio
@@ -18,12 +18,13 @@ from actors.definition import Definition
 from actors.ending import LAST_S, Ending
 from actors.supervisor import READY, SECOND_GRACE_S, ProcessEvent, ProcessSpec, Supervisor, Tie
 from callboard.app import load_app
-from callboard.bootstrap import claim_name, collect_rarely, connected, served
+from callboard.bootstrap import claim_name, collect_rarely, connected, namespace_of, served
 from callboard.cli.errors import error_in, in_a_line
 from callboard.cli.output import log_to_stderr, note, plain
 from callboard.cli.session import opened
 from callboard.cli.stopping import ended, told_to_stop
 from callboard.config import Config
+from callboard.names import held
 from callboard.settings import PREFIX, Settings
 from protocols.errors import BadName, BadOption, DatabaseUnavailable, RedisUnavailable, UserError, listed
 
@@ -212,10 +213,11 @@ async def _serve_roles(
 ) -> None:
     """Serve roles. `claims`: the name was given to this process, and no other one may have it."""
     async with connected(settings, name) as stack:
-        if claims:
-            await claim_name(stack.leases, stack.process, definitions)
         host, ready = stack.host(definitions, ending), f"ready: serves {listed(list(definitions))}"
-        await _until_told(host.run, ready, tie, ending, settings.grace_s)
+        with held(namespace_of(stack.store.store_id), stack.process, definitions) if claims else nullcontext():
+            if claims:
+                await claim_name(stack.leases, stack.process, definitions)
+            await _until_told(host.run, ready, tie, ending, settings.grace_s)
 
 
 async def _serve_projections(settings: Settings, tie: Tie | None, ending: Ending) -> None:
