@@ -118,7 +118,8 @@ def _in_words(event: ProcessEvent) -> tuple[int, str]:
     who = f"{event.name} (pid {event.pid})"
     match event.what:
         case "exited":
-            return logging.INFO, f"{who} ended" + (f" with {_code(event.code)}" if event.code else "")
+            code = f" with {_code(event.code)}" if event.code else ""
+            return logging.INFO, f"{who} ended{code}" + (f": {event.words}" if event.words else "")
         case "restarting":
             return logging.WARNING, f"{event.name} starts again in {event.delay_s or 0:.1f} s"
         case what:

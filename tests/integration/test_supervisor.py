@@ -150,6 +150,26 @@ async def test_bad_input_ends_all_and_is_told_with_the_process_s_own_words() -> 
     assert [e.code for e in events if e.name == "patient" and e.what == "exited"] == [-signal.SIGTERM]
 
 
+async def test_bad_input_of_a_process_that_was_ready_before_ends_no_other_and_it_is_started_again(
+    tmp_path: Path,
+) -> None:
+    stop, events = anyio.Event(), list[ProcessEvent]()
+    flag = tmp_path / "was-ready"
+    once = f"if [ -e {flag} ]; then echo the app is broken now; exit 2; fi; touch {flag}; echo ready; exit 7"
+
+    def watch(event: ProcessEvent) -> None:
+        events.append(event)
+        if len([e for e in events if e.name == "broken" and e.code == 2 and e.what == "restarting"]) == 2:
+            stop.set()
+
+    specs = [ProcessSpec("patient", ("/bin/sleep", "600")), ProcessSpec("broken", ("/bin/sh", "-c", once))]
+    with anyio.fail_after(DEADLINE_S):
+        await Supervisor(specs, watch, HastyClock()).run(stop, grace_s=5.0)
+    ends = [(e.code, e.words) for e in events if e.name == "broken" and e.what == "exited"]
+    assert ends[:3] == [(7, ""), (2, "the app is broken now"), (2, "the app is broken now")]
+    assert [e.code for e in events if e.name == "patient" and e.what == "exited"] == [-signal.SIGTERM]
+
+
 async def test_a_command_that_does_not_exist_gives_up() -> None:
     with pytest.raises(ProcessGaveUp, match="/no/such/program can't be started: No such file or directory"):
         await Supervisor([ProcessSpec("lost", ("/no/such/program",))], lambda _: None).run(anyio.Event(), grace_s=1.0)
