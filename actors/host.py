@@ -286,17 +286,17 @@ class Host:
             except StoreUnavailable as error:  # the next heartbeat finds it owned, and it is taken over again
                 log.warning("host<%s> could not hand %s:%d over: %s", self._process, *place, error)
 
-    async def _abandon(self, lease: Lease, *, to_blame: bool = False) -> None:
+    async def _abandon(self, lease: Lease) -> None:
         place = lease.place
         self.runtime.disown(lease)
         self._serving.discard(place)
         self._handing_over.discard(place)
-        self.runtime.abandon(lease, to_blame=to_blame)
+        self.runtime.abandon(lease)
         await self._consumer.drop(lease)
 
-    async def _fence(self, *, to_blame: bool = False) -> None:
+    async def _fence(self) -> None:
         for lease in list(self.runtime.owned.values()):
-            await self._abandon(lease, to_blame=to_blame)
+            await self._abandon(lease)
 
     async def _stood_still(self, seconds: float) -> None:
         """The event loop was blocked, or the whole process was stopped. If the leases ran out meanwhile, others may

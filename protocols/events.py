@@ -125,8 +125,8 @@ class TaskStarted(Body, frozen=True):
 class TaskResumed(Body, frozen=True):
     """Another process, or the same one again, took over a task at work.
 
-    `reason` "lost": the process ended, or stood still, while the handler ran. Such losses are counted, and a handler
-    that causes them is stopped. "handed over" and "reloaded" are nobody's fault.
+    `reason` "lost": the process ended, or stood still for longer than its lease, while the handler ran. Such losses are
+    counted, and a handler that causes them is stopped. "handed over" and "reloaded" are nobody's fault.
     """
 
     TYPE = "task.resumed"
