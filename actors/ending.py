@@ -33,10 +33,12 @@ class Ending:
         self._deadline: float | None = None
         self._set_at = 0.0
         self._thread: threading.Thread | None = None
-        self._last: list[Callable[[], None]] = []
+        self._last: list[Callable[[], object]] = []
 
-    def before(self, call: Callable[[], None]) -> None:
-        """Have a function called before the process is ended by force, in another thread. It has to return soon."""
+    def before(self, call: Callable[[], object]) -> None:
+        """Have a function called before the process is ended by force, in another thread; of several, the last one
+        first. It has to return soon.
+        """
         self._last.append(call)
 
     def within(self, seconds: float) -> None:
@@ -72,9 +74,11 @@ class Ending:
             while (left_s := self._left_s()) > 0:
                 self._changed.wait(left_s)
             waited_s = time.monotonic() - self._set_at
-        for call in self._last:
-            call()
-        self.at_once(f"it did not end within {waited_s:.1f} s{self._held_by()}")
+        try:
+            for call in reversed(self._last):
+                call()
+        finally:
+            self.at_once(f"it did not end within {waited_s:.1f} s{self._held_by()}")
 
     def _left_s(self) -> float:
         return threading.TIMEOUT_MAX if self._deadline is None else self._deadline - time.monotonic()

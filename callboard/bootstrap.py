@@ -83,12 +83,17 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def served(settings: Settings) -> Iterator[Settings]:
-    """The settings with the URLs of servers that run: the ones given, or else the local ones, kept up meanwhile."""
+def served(settings: Settings, ending: Ending | None = None) -> Iterator[Settings]:
+    """The settings with the URLs of servers that run: the ones given, or else the local ones, kept up meanwhile, also
+    if this process has an `ending` by force.
+    """
     if settings.database_url and settings.redis_url:
         yield settings
         return
-    with LocalServices(settings.home) as urls:
+    services = LocalServices(settings.home)
+    with services as urls:
+        if ending is not None:
+            ending.before(services.stop)
         yield msgspec.structs.replace(settings, database_url=urls.database_url, redis_url=urls.redis_url)
 
 

@@ -51,7 +51,7 @@ def up(app: str, processes: Sequence[str], *, in_process: bool, model: str | Non
     Config.load(settings.config)  # before anything is started
     log_to_stderr(settings.log_level, "up")
     local, ending = settings.database_url is None, Ending()
-    with ended(ending), served(settings) as settings:
+    with ended(ending), served(settings, ending) as settings:
         anyio.run(_prepare, settings)
         note(_introduction(app, definitions, settings, local=local))
         with _lifted(ending):
@@ -172,7 +172,7 @@ def actor(roles: str, app: str, *, name: str | None, tied: bool) -> None:
         claims, name = name is not None, name or "+".join(definitions)
         settings = Settings.from_env(os.environ)
         log_to_stderr(settings.log_level, name)
-        with served(settings) as settings, _lifted(ending):
+        with served(settings, ending) as settings, _lifted(ending):
             anyio.run(_serve_roles, settings, name, definitions, tie, ending, claims)
 
 
@@ -191,7 +191,7 @@ def projections(*, tied: bool) -> None:
     with ended(ending), _tie(tied=tied) as tie:
         settings = Settings.from_env(os.environ)
         log_to_stderr(settings.log_level, PROJECTIONS)
-        with served(settings) as settings, _lifted(ending):
+        with served(settings, ending) as settings, _lifted(ending):
             anyio.run(_serve_projections, settings, tie, ending)
 
 

@@ -136,6 +136,16 @@ def test_it_is_ended_by_force_and_says_what_kept_it(server: Server, kept_by: str
     assert kept_by in log
 
 
+FAILS_AT_LAST = BLOCKS.replace('say("go")', 'ending.before(lambda: 1 / 0); say("go")')
+
+
+@pytest.mark.parametrize("server", [FAILS_AT_LAST], indirect=True)
+def test_what_fails_then_keeps_nothing_from_ending(server: Server) -> None:
+    server.tell(signal.SIGTERM)
+    code, log = server.end()
+    assert code == FORCED, log
+
+
 @pytest.mark.parametrize("server", [BLOCKS], indirect=True)
 def test_what_is_to_be_done_before_is_done(server: Server) -> None:
     server.tell(signal.SIGTERM)
