@@ -24,7 +24,7 @@ import msgspec
 from actors.definition import Definition
 from actors.directory import Directory
 from actors.ending import LAST_S, Ending
-from actors.guards import Guards
+from actors.guards import Guards, forgive
 from actors.lifeline import BEATS_PER_LEASE, Lifeline, OpenAside
 from actors.models.call import Models
 from actors.recovery import Recovery
@@ -144,6 +144,7 @@ class Host:
             renewed=lambda begun: setattr(self, "_renewed", max(self._renewed, begun)),
             ending=parts.ending,
         )
+        self._watch = LoopWatch(limits.lease_s / BEATS_PER_LEASE, self._stood_still, self._lifeline.hold)
         self._consumer: Consumer
         self._recovery: Recovery
         self._group: anyio.abc.TaskGroup
@@ -183,7 +184,6 @@ class Host:
             runtime.confirm = self._confirm
             self._recovery = Recovery(self._parts.pool, self._parts.runner, runtime, self._consumer)
             runtime.resend = self._recovery.resend
-            watch = LoopWatch(self._limits.lease_s / BEATS_PER_LEASE, self._stood_still, self._lifeline.hold)
             async with anyio.create_task_group() as self._group:
                 self._group.start_soon(self._parts.runner.run)
                 try:
@@ -191,7 +191,7 @@ class Host:
                     self._group.start_soon(self._heartbeats)
                     self._group.start_soon(self._reconciliations)
                     self._group.start_soon(self._guard)
-                    self._group.start_soon(watch.run)
+                    self._group.start_soon(self._watch.run)
                     task_status.started()
                     await stop.wait()
                     await self._drain()
@@ -302,6 +302,7 @@ class Host:
         """The event loop was blocked, or the whole process was stopped. If the leases ran out meanwhile, others may
         have taken the partitions: let go of all. In either case ask who owns them.
         """
+        forgive(self.runtime, seconds)
         if self._draining:
             return
         if self._left_s() <= 0:
@@ -375,7 +376,8 @@ class Host:
         looked = self._clock.monotonic()
         while True:
             await self._clock.sleep(GUARD_EVERY_S)
-            guards.end_overdue()
+            if not self._watch.behind:
+                guards.end_overdue()
             try:
                 await guards.refuse_deadlocks()
                 if self._clock.monotonic() - looked >= LOOK_EVERY_S:

@@ -50,6 +50,11 @@ class LoopWatch:
         self._beat = time.monotonic()
         self._warned = False
 
+    @property
+    def behind(self) -> bool:
+        """Whether the loop turns again after a stop, and `stood_still` has not been called yet."""
+        return time.monotonic() - self._beat - BEAT_S >= self._longest_s
+
     async def run(self) -> None:
         """Watch, until cancelled."""
         loop, over = asyncio.get_running_loop(), threading.Event()

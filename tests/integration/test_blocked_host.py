@@ -3,17 +3,19 @@
 import time
 from typing import Any
 
+import anyio
 import pytest
 
 from actors.lifeline import Lifeline
 from actors.watch import Look
-from callboard import Actor, Context
+from callboard import Actor, Context, TimeLimits
 from protocols import events as e
 from protocols.codec import body_of
 from tests.host_kit import SHORT_LEASE_S, Stage, stage
 
 BLOCKS_FOR_S = 2.5 * SHORT_LEASE_S
 starts: list[str] = []
+begun, go_on = anyio.Event(), anyio.Event()
 
 
 class Blocker(Actor):
@@ -46,6 +48,30 @@ async def test_it_keeps_its_leases_and_goes_on(database_url: str, redis_url: str
         assert starts == ["x"]
         assert await reasons(it) == []
         assert await it.database("select owner, epoch from partitions order by partition") == owners
+
+
+class Patient(Actor):
+    """Does something that takes a while, but not too long."""
+
+    limits = TimeLimits(thinking_s=3.6 * BLOCKS_FOR_S)
+
+    async def handle(self, name: str, ctx: Context) -> str:
+        begun.set()
+        await go_on.wait()
+        return name
+
+
+async def test_the_time_that_a_neighbour_blocks_is_not_counted(database_url: str, redis_url: str) -> None:
+    async with stage(database_url, redis_url, Blocker, Patient, lease_s=SHORT_LEASE_S) as it:
+        await it.host("a")
+        (patient,) = await it.client.send("patient", "y")
+        await begun.wait()
+        for _ in range(4):
+            starts.clear()
+            (sent,) = await it.client.send("blocker", "x")
+            await it.client.wait(sent)
+        go_on.set()
+        assert await it.client.wait(patient) == "y"
 
 
 async def test_one_whose_lease_ran_out_begins_anew_and_blames_nobody(
