@@ -85,13 +85,45 @@ def _signals(heard: Callable[[int], None]) -> Iterator[None]:
     threading.Thread(target=listen, name="signals", daemon=True).start()
     former_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     former = {number: signal.signal(number, _ignore) for number in SIGNALS}
+    _Forks.hearing = True
     try:
         yield
     finally:
+        _Forks.hearing = False
         for number, handler in former.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(former_fd)
         os.close(writer)
+
+
+class _Forks:
+    """What becomes of the signals of a process that user code forks (multiprocessing): they are its own, and end it.
+    None may come to it before it has forgotten how this process hears them, or this one would hear it, too.
+    """
+
+    hearing = False
+
+    @classmethod
+    def before(cls) -> None:
+        if cls.hearing:
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    @classmethod
+    def in_parent(cls) -> None:
+        if cls.hearing:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    @classmethod
+    def in_child(cls) -> None:
+        if cls.hearing:
+            cls.hearing = False
+            signal.set_wakeup_fd(-1)
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+os.register_at_fork(before=_Forks.before, after_in_parent=_Forks.in_parent, after_in_child=_Forks.in_child)
 
 
 def _ignore(*_: object) -> None:

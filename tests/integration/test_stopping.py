@@ -14,7 +14,7 @@ from tests.conftest import DEADLINE_S
 
 # A process that serves by these functions, and says when it has come to be told to end.
 SERVER = """
-import asyncio, atexit, logging, os, re, sys, threading, time
+import asyncio, atexit, logging, multiprocessing, os, re, sys, threading, time
 import anyio
 from actors import ending as endings
 from callboard.cli import serve, stopping
@@ -116,6 +116,28 @@ def test_it_ends_well(server: Server, number: int) -> None:
     assert server.said() == "ended"
     code, log = server.end()
     assert (code, "by force" in log) == (0, False), log
+
+
+FORKS = """
+async def serving(stop, *, task_status):
+    task_status.started()
+    child = multiprocessing.get_context("fork").Process(target=for_ever)
+    child.start()
+    child.terminate()
+    child.join()
+    say("go")
+    await anyio.sleep(0.3)  # for a signal that went astray
+    say(f"{child.exitcode} {stop.is_set()}")
+    await stop.wait()
+"""
+
+
+@pytest.mark.parametrize("server", [FORKS], indirect=True)
+def test_a_process_that_a_tool_forks_hears_its_own_signals_and_no_other(server: Server) -> None:
+    assert server.said() == f"-{signal.SIGTERM.value} False"
+    server.tell(signal.SIGTERM)
+    assert server.said() == "ended"
+    assert server.end()[0] == 0
 
 
 FORCED_ENDS = {
