@@ -291,7 +291,10 @@ class Context(Asking):
         async def worker() -> None:
             for branch, awaitable in pending:
                 enter_branch(scope, branch, apart=apart)
-                results[branch] = await awaitable
+                try:
+                    results[branch] = await awaitable
+                except (KeyboardInterrupt, SystemExit) as error:  # asyncio would end the loop, and the process with it
+                    raise BaseExceptionGroup("a branch", [error]) from None
 
         try:
             async with asyncio.TaskGroup() as group:

@@ -151,6 +151,10 @@ def _resumed(task: TaskFold, body: e.TaskResumed) -> None:
         task.losses += 1
 
 
+def _stalled(task: TaskFold, _body: e.TaskStalled) -> None:
+    task.losses += 1
+
+
 def _retry_scheduled(task: TaskFold, body: e.TaskRetryScheduled) -> None:
     for key in body.forgets:
         task.steps[key].forget()
@@ -306,6 +310,7 @@ def _received(task: TaskFold, body: e.MessageReceived) -> None:
 
 _APPLY: dict[type[e.Body], Callable[[TaskFold, Any], None]] = {
     e.TaskResumed: _resumed,
+    e.TaskStalled: _stalled,
     e.TaskRetryScheduled: _retry_scheduled,
     e.TaskCancelRequested: _cancel_requested,
     e.MessageDeadLettered: _ended,

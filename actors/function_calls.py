@@ -53,7 +53,9 @@ async def call_step(
     with work.effect():
         try:
             encoded = _result(await _call(function, *args, **kwargs))
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # also what is no Exception: a panic of native code, sys.exit
             info = _info(error)
             work.write(e.StepFailed(step=step, fingerprint=mark, error=info))
             raise step_failed(step, info) from error
@@ -165,7 +167,11 @@ async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
     with work.effect():
         try:
             encoded = _result(await _call(use.function, **arguments))
-        except Exception as error:
+        except asyncio.CancelledError:  # it is given up: if it was the probe of a breaker, another call may be
+            if not work.ended:
+                work.cell.runtime.spawn(work.cell.runtime.throttle.leave(use.target))
+            raise
+        except BaseException as error:  # as in `call_step`
             unknown = issubclass(type(error), OutcomeUnknown) and not use.repeatable
             info = _info(error)
             if not unknown:  # recorded before anything else is waited for
@@ -174,10 +180,6 @@ async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
             if unknown:
                 raise
             raise step_failed(step, info) from error
-        except asyncio.CancelledError:  # it is given up: if it was the probe of a breaker, another call may be
-            if not work.ended:
-                work.cell.runtime.spawn(work.cell.runtime.throttle.leave(use.target))
-            raise
         duration_ms = ms_since(begun)
         result = await store_value(work.store, encoded)
         work.write(
@@ -192,7 +194,7 @@ def repeatable(function: Callable[..., Any]) -> bool:
     return declared(function)[0].idempotent or takes(function, "idempotency_key")
 
 
-def _info(error: Exception) -> ErrorInfo:
+def _info(error: BaseException) -> ErrorInfo:
     if issubclass(type(error), _Unstorable):  # an exception may lie about its class
         return ErrorInfo(type=ResultNotStored.__name__, message=str(error), bases=(StepFailed.__name__,))
     return error_info(error)
@@ -209,8 +211,20 @@ def _result(value: Any) -> bytes:
 async def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if is_async(function):
         return await function(*args, **kwargs)
-    result = await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), abandon_on_cancel=True)
+    result, closing = await anyio.to_thread.run_sync(lambda: _outcome(function, args, kwargs), abandon_on_cancel=True)
+    if closing is not None:
+        raise closing
     return await result if inspect.isawaitable(result) else result  # a function may give what a coroutine does
+
+
+def _outcome(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Any, GeneratorExit | None]:
+    """What a function gives. A GeneratorExit is a value here: a future that has it closes the coroutine that awaits."""
+    try:
+        return function(*args, **kwargs), None
+    except GeneratorExit as error:
+        return None, error
 
 
 def ms_since(begun: float) -> int:

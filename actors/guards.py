@@ -23,6 +23,15 @@ log = logging.getLogger("callboard.actors")
 QUIET_S: Final = 2.0  # an actor that has been blocked for so long, with tasks in its queue, may be in a cycle
 
 
+def forgive(runtime: Runtime, seconds: float) -> None:
+    """The event loop stood still for so long: that is no time that a task took."""
+    for cell in runtime.cells():
+        if cell.work is not None:
+            cell.work.since += seconds
+            if cell.work.canceled_at is not None:
+                cell.work.canceled_at += seconds
+
+
 class Guards:
     """Guards the actors of one process."""
 

@@ -6,9 +6,9 @@
     guards      time limits, deadlocks, and warnings of budgets (actors.guards)
     projections one runner among all processes folds the log; the others stand by
 
-A process that can't renew its leases in time, or whose event loop stood still for half a lease, stops acting by
-itself (it *fences* itself) and begins anew; the versions of the streams would refuse it anyway. While the log can't be
-written, it reads nothing and begins nothing.
+A process that can't renew its leases in time stops acting by itself (it *fences* itself) and begins anew; the versions
+of the streams would refuse it anyway. While its event loop is blocked, a thread renews them (actors.lifeline). While
+the log can't be written, it reads nothing and begins nothing.
 """
 
 import logging
@@ -23,7 +23,9 @@ import msgspec
 from actors.bounds import RUN_TASKS
 from actors.definition import Definition
 from actors.directory import Directory
-from actors.guards import Guards
+from actors.ending import LAST_S, Ending
+from actors.guards import Guards, forgive
+from actors.lifeline import BEATS_PER_LEASE, Lifeline, OpenAside
 from actors.models.call import Models
 from actors.ownership import GONE, Ownership
 from actors.recovery import Recovery
@@ -32,7 +34,7 @@ from actors.toolbox import Toolbox
 from actors.tools.mcp import McpSessions
 from actors.tools.mcp_server import McpServer
 from actors.tools.policy import ToolPolicy
-from actors.watch import LoopWatch, Stop
+from actors.watch import LoopWatch
 from actors.working_tables import PostgresTables
 from eventstore.database import reason_of
 from projections import WORKING
@@ -42,12 +44,12 @@ from protocols.ports import Answers, Bus, Clock, EventStore, Leases, SystemClock
 
 log = logging.getLogger("callboard.actors")
 
-BEATS_PER_LEASE = 3
 RECONCILE_EVERY_S = 2.0
 WITHOUT_BUS_EVERY_S = 0.25  # then this is how messages arrive
 GUARD_EVERY_S = 1.0
 LOOK_EVERY_S = 5.0  # into the projections, for tasks that wait too long
 CONFIRM_AGAIN_S = 0.1
+LEAVE_S = 4.0  # to hand over
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +66,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host is made of. `pool` is the database of the projections."""
+    """What a host is made of. `pool` is the database of the projections; `aside` opens the log and the leases in
+    another event loop; `ending` ends this process, if it is the host's to end.
+    """
 
     store: EventStore
     leases: Leases
@@ -75,6 +79,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     throttle: Throttle
     answers: Answers
     runner: Runner
+    aside: OpenAside
+    ending: Ending | None = None
     mcp: Mapping[str, McpServer] = {}
     tool_policies: Sequence[ToolPolicy] = ()
     set_clock: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint  # by the time that all processes share
@@ -115,6 +121,14 @@ class Host:
             toolbox=Toolbox(parts.directory, policies=parts.tool_policies, mcp=self._mcp),
         )
         tables = PostgresTables(parts.pool, parts.runner)
+        self._lifeline = Lifeline(
+            self.runtime,
+            parts.aside,
+            lease_s=limits.lease_s,
+            renewed=lambda begun: setattr(self, "_renewed", max(self._renewed, begun)),
+            ending=parts.ending,
+        )
+        self._watch = LoopWatch(limits.lease_s / BEATS_PER_LEASE, self._stood_still, self._lifeline.hold)
         self._group: anyio.abc.TaskGroup
         self._ownership = Ownership(
             self.runtime,
@@ -145,19 +159,20 @@ class Host:
         await self._parts.directory.refresh()
         await self._parts.runner.prepare()
         self.runtime.confirm = self._confirm
-        async with self._mcp, self.runtime, self._ownership.running():
-            watch = LoopWatch(self._limits.lease_s / 2, self._stood_still)
-            async with anyio.create_task_group() as self._group:
-                self._group.start_soon(self._parts.runner.run)
+        async with self._mcp, self.runtime, self._ownership.running(), anyio.create_task_group() as self._group:
+            self._group.start_soon(self._parts.runner.run)
+            try:
                 await self._beat()
                 self._group.start_soon(self._heartbeats)
                 self._group.start_soon(self._reconciliations)
                 self._group.start_soon(self._guard)
-                self._group.start_soon(watch.run)
+                self._group.start_soon(self._watch.run)
                 task_status.started()
                 await stop.wait()
                 await self._drain()
-                self._group.cancel_scope.cancel()
+            finally:
+                await self._let_go(told=stop.is_set())
+            self._group.cancel_scope.cancel()
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
@@ -171,7 +186,7 @@ class Host:
                 log.warning("host<%s> could not renew its leases: %s", self._process, error)
                 self.runtime.gate.pause(paused=True)
                 if self._left_s() <= 0:
-                    await self._fence()
+                    await self._ownership.let_go_of_all()
 
     def _left_s(self) -> float:
         """Seconds until the leases expire, as far as this process knows."""
@@ -195,23 +210,27 @@ class Host:
             raise StoreUnavailable("the leases could not be renewed in time") from None
         if self._clock.monotonic() - begun >= lease_s:  # it stood still meanwhile: what this says may be over
             raise StoreUnavailable("the leases could not be renewed in time")
-        self._renewed = begun
+        self._renewed = max(self._renewed, begun)
         if self.runtime.gate.paused:
             self.runtime.gate.pause(paused=False)
         await self._ownership.apply(leases, draining=self._draining)
 
-    async def _fence(self, *, to_blame: bool = False) -> None:
-        await self._ownership.let_go_of_all(to_blame=to_blame)
-
-    async def _stood_still(self, stop: Stop) -> None:
-        """Others may have taken the partitions meanwhile: let go of all, and ask who owns them."""
-        log.error("host<%s> stood still for %.1f s: it lets go of what it does", self._process, stop.seconds)
-        if not self._draining:
-            await self._fence(to_blame=stop.ours)
-            try:
-                await self._beat()
-            except StoreUnavailable as error:
-                log.warning("host<%s> could not renew its leases: %s", self._process, error)
+    async def _stood_still(self, seconds: float) -> None:
+        """The event loop was blocked, or the whole process was stopped. If the leases ran out meanwhile, others may
+        have taken the partitions: let go of all. In either case ask who owns them.
+        """
+        forgive(self.runtime, seconds)
+        if self._draining:
+            return
+        if self._left_s() <= 0:
+            log.error("host<%s> stood still for %.1f s: it lets go of what it does", self._process, seconds)
+            await self._ownership.let_go_of_all()
+        else:
+            log.warning("host<%s> stood still for %.1f s, and kept its leases", self._process, seconds)
+        try:
+            await self._beat()
+        except StoreUnavailable as error:
+            log.warning("host<%s> could not renew its leases: %s", self._process, error)
 
     async def _confirm(self, tenure: Tenure) -> bool:
         """Whether the store says that a partition is still this process's, as soon as it says anything."""
@@ -228,12 +247,29 @@ class Host:
     async def _drain(self) -> None:
         self._draining = True
         await self._ownership.leave()
-        async with self._ownership.leasing:
-            self._left = True
-            try:
-                await self._parts.leases.leave(self._process)
-            except StoreUnavailable as error:
-                log.warning("host<%s> could not hand over, its leases will expire: %s", self._process, error)
+        await self._leave()
+
+    async def _let_go(self, *, told: bool) -> None:
+        """The end, in order or not: a host that was `told` to end hands over what it still has, and one that broke
+        leaves it to others to find its tasks lost. From here on nothing may keep the process for long.
+        """
+        if self._parts.ending is not None:
+            self._parts.ending.within(LAST_S)
+        if told and not self._left:
+            with anyio.CancelScope(shield=True):
+                await self._ownership.let_go_of_all()
+            await self._leave()
+        self._left = self._lifeline.over = True
+
+    async def _leave(self) -> None:
+        """Hand over, also when the process is told to end at once."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(LEAVE_S):
+            async with self._ownership.leasing:
+                self._left = self._lifeline.over = True
+                try:
+                    await self._parts.leases.leave(self._process)
+                except StoreUnavailable as error:
+                    log.warning("host<%s> could not hand over, its leases will expire: %s", self._process, error)
 
     # -- what got lost ----------------------------------------------------------------------------------------------
 
@@ -254,7 +290,8 @@ class Host:
         looked = self._clock.monotonic()
         while True:
             await self._clock.sleep(GUARD_EVERY_S)
-            guards.end_overdue()
+            if not self._watch.behind:
+                guards.end_overdue()
             try:
                 await guards.refuse_deadlocks()
                 if self._clock.monotonic() - looked >= LOOK_EVERY_S:

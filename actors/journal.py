@@ -159,6 +159,8 @@ class Journal:
             append.cancelled() or append.exception()  # seen, and of no interest any more
             return
         if append.cancelled():  # the store was closed
+            if durable is not None:
+                durable.cancel()
             self.close()
             return
         error = append.exception()

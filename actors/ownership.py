@@ -106,16 +106,16 @@ class Ownership:
                 tenure.leave()
                 self._group.start_soon(self._give_back, tenure)
 
-    async def let_go(self, tenure: Tenure, *, to_blame: bool = False) -> None:
+    async def let_go(self, tenure: Tenure) -> None:
         """A partition is another process's now, or may be: nothing of its tenure has an effect any more."""
         self._partitions.end(tenure)
-        self._runtime.abandon(tenure, to_blame=to_blame)
+        self._runtime.abandon(tenure)
         await self._consumer.drop(tenure)
 
-    async def let_go_of_all(self, *, to_blame: bool = False) -> None:
+    async def let_go_of_all(self) -> None:
         """All partitions may be other processes' now."""
         for tenure in self._partitions:
-            await self.let_go(tenure, to_blame=to_blame)
+            await self.let_go(tenure)
 
     async def _take(self, tenure: Tenure) -> None:
         pause_s = FIRST_PAUSE_S

@@ -67,12 +67,17 @@ class TimeLimits(msgspec.Struct, frozen=True, kw_only=True):
     Sleeping is not being blocked: it has an end. task_s: from a task's start to its end, also through others that it
     is handed to. run_s: the same for a task that starts a run. cancel_s: for what a cancelled task still does. A task
     that takes longer fails, with TimeLimitExceeded or DeadlineExceeded, and what it has asked for is told to stop.
+
+    blocking_s: how long a handler may block its process's event loop, by a call that should have been awaited. A
+    process that is blocked for longer is ended: the task counts as lost there, and all others are handed over.
+
     Raises BadOption.
     """
 
     thinking_s: float | None = 300.0
     executing_s: float | None = 600.0
     blocked_s: float | None = None
+    blocking_s: float | None = 120.0
     task_s: float | None = None
     run_s: float | None = None
     cancel_s: float = 30.0

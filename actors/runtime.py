@@ -88,7 +88,6 @@ class Runtime:
         self.busy = Busy()
         self.gate = Gate(self, self._begin, self.clock)
         self._cells: dict[str, Cell] = {}
-        self._fenced: set[str] = set()  # streams of actors one of which kept this process from going on
         self._untold: set[str] = set()  # streams of cells that wait for people, and the log says that they run
         self._parked: dict[str, float] = {}  # streams of cells that could be dropped, and since when, oldest first
         self._group = asyncio.TaskGroup()
@@ -206,9 +205,6 @@ class Runtime:
 
     def why(self, cell: Cell, task: TaskFold) -> str:
         """Why a task that was at work is taken up again; see `protocols.events.TaskResumed`."""
-        if cell.stream in self._fenced:
-            self._fenced.discard(cell.stream)
-            return LOST
         if task.process == self.process:
             return RELOADED
         return HANDED_OVER if cell.tenure.lease.clean else LOST
@@ -372,14 +368,10 @@ class Runtime:
             if not late:
                 await self.clock.sleep(DRAIN_POLL_S)
 
-    def abandon(self, tenure: Tenure, *, to_blame: bool = False) -> None:
-        """A tenure has ended: drop its actors at once, and what waits for them. One of those that are at work is
-        `to_blame` for that, if it kept the whole process from going on.
-        """
+    def abandon(self, tenure: Tenure) -> None:
+        """A tenure has ended: drop its actors at once, and what waits for them."""
         self.gate.forget(tenure)
         for cell in self._cells_of(tenure):
-            if to_blame and cell.busy:
-                self._fenced.add(cell.stream)
             self._drop(cell)
 
     def _cells_of(self, tenure: Tenure | None) -> list[Cell]:

@@ -48,13 +48,16 @@ class ProcessSpec(Struct, frozen=True):
 
 
 class ProcessEvent(Struct, frozen=True):
-    """What became of a process. `code` is negative for a signal; `delay_s` is the time until it is started again."""
+    """What became of a process. `code` is negative for a signal; `delay_s` is the time until it is started again;
+    `words` are what it said of its end.
+    """
 
     name: str
     what: Literal["started", "ready", "exited", "restarting"]
     pid: int
     code: int | None = None
     delay_s: float | None = None
+    words: str = ""
 
 
 class Supervisor:
@@ -67,6 +70,7 @@ class Supervisor:
         self._on_event = on_event
         self._clock = clock or SystemClock()
         self._running: dict[str, int] = {}
+        self._proven: set[str] = set()  # processes that have been ready
         self._stopping = anyio.Event()
         self._failure: ProcessGaveUp | None = None
 
@@ -77,12 +81,20 @@ class Supervisor:
         """The processes that run now, by name."""
         return dict(self._running)
 
+    def kill(self) -> None:
+        """End all processes that run, and what they started, at once."""
+        for pid in self.pids().values():
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
     async def run(self, stop: anyio.Event, *, grace_s: float) -> None:
         """Keep all processes up until `stop` is set, then end them: SIGTERM, after the grace period a second one,
-        and SIGKILL 2 s later. Cancelled, it does the same before it lets go.
+        and SIGKILL 2 s later. Cancelled, it does the same before it lets go, without a grace period for those that
+        have been asked before.
 
-        Returns early when all have ended that are not to be restarted. Raises ProcessGaveUp, with all others
-        ended, as soon as one ends with exit code 2.
+        Returns early when all have ended that are not to be restarted. Raises ProcessGaveUp, with all others ended,
+        as soon as one ends with exit code 2 that has never been ready. One that has been is started again, as after
+        any other end: what it was given is right, and the others go on.
         """
         self._stopping = anyio.Event()
         self._failure = None
@@ -107,10 +119,11 @@ class Supervisor:
             code, pid, words = await self._run(spec, grace_s)
             if self._stopping.is_set():
                 return
-            if code == BAD_INPUT:
+            hopeless = code == BAD_INPUT and spec.name not in self._proven
+            if hopeless:
                 self._failure = self._failure or ProcessGaveUp(spec.name, words or _where_it_says(spec))
                 self._stopping.set()
-            if not spec.restart or code == BAD_INPUT:
+            if not spec.restart or hopeless:
                 return
             starts = 1 if self._clock.monotonic() - begun >= STEADY_S else starts + 1
             delay_s = random.uniform(0, min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(starts - 1, 10)))
@@ -154,11 +167,12 @@ class Supervisor:
                     group.cancel_scope.cancel()
             finally:
                 with anyio.CancelScope(shield=True):
-                    await _end(process, grace_s)
+                    await _end(process, 0.0 if self._stopping.is_set() else grace_s)
                 del self._running[spec.name]
         assert process.returncode is not None
-        self._on_event(ProcessEvent(spec.name, "exited", pid, process.returncode))
-        return process.returncode, pid, "\n".join(words)
+        said = "\n".join(words)
+        self._on_event(ProcessEvent(spec.name, "exited", pid, process.returncode, words=said))
+        return process.returncode, pid, said
 
     async def _listen(
         self,
@@ -177,6 +191,7 @@ class Supervisor:
             *lines, rest = (rest + text).split("\n")
             for line in lines:
                 if line == READY:
+                    self._proven.add(name)
                     self._on_event(ProcessEvent(name, "ready", process.pid))
                 else:
                     words.append(line)

@@ -172,6 +172,8 @@ class Work(Writing):
                 self.end_canceled(self.fold.cancel)
         except StoreUnavailable as error:
             self.cell.reload(error)  # nobody's fault: the task goes on when the store is back
+        except GeneratorExit as error:  # a future that the handler awaited raised it, which closes every coroutine here
+            self.fail(error)
         except Exception as fault:  # noqa: BLE001 - it ends the task, or it would end the process
             self._end_by(fault)
 
@@ -212,7 +214,7 @@ class Work(Writing):
             return self._failed(error)  # the handler awaited something that was cancelled
         except StoreUnavailable:
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises ends its task, and is recorded
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises ends its task, and is recorded
             return self._failed(error)
         if self.fold.cancel is None:
             self._end("complete", body, *sends)

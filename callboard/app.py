@@ -42,7 +42,9 @@ def _load_file(app: str, path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # an app's code may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an app's code may raise anything
         del sys.modules[name]
         raise BadApp(app, _reason(error)) from error
     return module
@@ -56,7 +58,9 @@ def _load_module(app: str) -> ModuleType:
         if error.name is None or not f"{app}.".startswith(f"{error.name}."):
             raise BadApp(app, _reason(error)) from error
         raise BadApp(app, f"there is no module {error.name!r}") from None
-    except (Exception, SystemExit) as error:  # an app's code may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an app's code may raise anything
         raise BadApp(app, _reason(error)) from error
 
 

@@ -17,7 +17,9 @@ import projections
 from actors.client import Client
 from actors.definition import Definition
 from actors.directory import Directory
+from actors.ending import Ending
 from actors.host import Host, Limits, Parts
+from actors.lifeline import Aside
 from actors.models import library
 from callboard.config import Config
 from callboard.services import LocalServices
@@ -56,8 +58,10 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
         """What the operator's file says. Raises UnreadableConfig, BadConfig."""
         return Config.load(self.settings.config)
 
-    def host(self, definitions: Mapping[str, Definition]) -> Host:
-        """A host for these roles. Raises UnreadableConfig, BadConfig."""
+    def host(self, definitions: Mapping[str, Definition], ending: Ending | None = None) -> Host:
+        """A host for these roles, and what ends its process. Raises UnreadableConfig, BadConfig."""
+        url = self.settings.database_url
+        assert url
         limits = msgspec.convert(self.settings, Limits, from_attributes=True)
         config = self.config
         parts = Parts(
@@ -70,6 +74,8 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
             throttle=self.throttle,
             answers=PostgresAnswers(self.store.pool),
             runner=self.runner,
+            aside=lambda: aside(url),
+            ending=ending,
             mcp=config.mcp,
             tool_policies=config.tools.policies,
             set_clock=lambda: self.clock.set(self.store.pool),
@@ -82,12 +88,17 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def served(settings: Settings) -> Iterator[Settings]:
-    """The settings with the URLs of servers that run: the ones given, or else the local ones, kept up meanwhile."""
+def served(settings: Settings, ending: Ending | None = None) -> Iterator[Settings]:
+    """The settings with the URLs of servers that run: the ones given, or else the local ones, kept up meanwhile, also
+    if this process has an `ending` by force.
+    """
     if settings.database_url and settings.redis_url:
         yield settings
         return
-    with LocalServices(settings.home) as urls:
+    services = LocalServices(settings.home)
+    with services as urls:
+        if ending is not None:
+            ending.before(services.stop)
         yield msgspec.structs.replace(settings, database_url=urls.database_url, redis_url=urls.redis_url)
 
 
@@ -152,6 +163,13 @@ async def warn_of_other_leases(leases: Leases, lease_s: float) -> None:
             "its partitions; give all processes the same CALLBOARD_LEASE_S",
             *(longest.process, longest.expires_in_s, lease_s),
         )
+
+
+@asynccontextmanager
+async def aside(database_url: str) -> AsyncIterator[Aside]:
+    """The log and the leases, over connections of the event loop that runs. Raises DatabaseUnavailable."""
+    async with PostgresEventStore.open(database_url, connections=2) as store:
+        yield Aside(store, PostgresLeases(store.pool))
 
 
 def collect_rarely() -> None:

@@ -33,6 +33,20 @@ _HEARTBEAT = """
     select r.role, lease.* from (select role from roles where role = any($2::text[]) order by role) r,
     lateral heartbeat_role($1, r.role, $3, $4) as lease
 """
+# Roles are locked first, in order, as a heartbeat does it.
+_RENEW = """
+    with held as (
+        select role from roles
+        where role in (select role from members where process = $1 union select role from partitions where owner = $1)
+        order by role for update
+    ), alive as (
+        update members m set expires_at = clock_timestamp() + $2::interval,
+            joined_at = case when m.expires_at <= clock_timestamp() then clock_timestamp() else m.joined_at end
+        from held where m.role = held.role and m.process = $1
+    )
+    update partitions p set expires_at = clock_timestamp() + $2::interval
+    from held where p.role = held.role and p.owner = $1
+"""
 _REPARTITION = "select repartition_role($1, $2)"
 _MEMBERS = """
     select role, process, extract(epoch from expires_at - clock_timestamp())::float8 as expires_in_s,
@@ -90,6 +104,10 @@ class PostgresLeases:
         """Renew, take up to the share, and list; see the port."""
         rows = await fetch(self._pool, _HEARTBEAT, process, roles, timedelta(seconds=lease_s), progress)
         return [Lease(**row) for row in rows]
+
+    async def renew(self, process: str, *, lease_s: float) -> None:
+        """Renew only; see the port."""
+        await fetch(self._pool, _RENEW, process, timedelta(seconds=lease_s))
 
     async def repartition(self, role: str, partitions: int) -> Route:
         """Begin a new generation; see the port. Raises also BadOption."""

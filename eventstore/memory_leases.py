@@ -50,6 +50,11 @@ class _Process:
         self.joined_at = now  # since then no heartbeat was missed
         self.expires_at = now
 
+    def renew(self, now: float, lease_s: float) -> None:
+        if self.expires_at <= now:
+            self.joined_at = now
+        self.expires_at = now + lease_s
+
 
 class _Role:
     """A role, its partitions, which may be of a former generation, and the processes that serve it."""
@@ -74,9 +79,7 @@ class _Role:
     def sign_in(self, process: str, lease_s: float, progress: int, now: float) -> None:
         self.members = {name: it for name, it in self.members.items() if it.expires_at > now or name == process}
         me = self.members.setdefault(process, _Process(progress, now))
-        if me.expires_at <= now:
-            me.joined_at = now
-        me.expires_at = now + lease_s
+        me.renew(now, lease_s)
         if me.progress != progress:
             me.progress, me.progressed_at = progress, now
 
@@ -87,11 +90,18 @@ class _Role:
         least, remainder = divmod(len(self.partitions), len(self.members))
         return least + (sorted(self.members).index(process) < remainder)
 
-    def heartbeat(self, process: str, lease_s: float, progress: int, now: float) -> list[Lease]:
-        self.sign_in(process, lease_s, progress, now)
+    def renew(self, process: str, lease_s: float, now: float) -> list[_Partition]:
+        """Renew what the process owns, and its membership; gives what it owns."""
+        if process in self.members:
+            self.members[process].renew(now, lease_s)
         owned = [each for each in self.partitions if each.owner == process]
         for each in owned:
             each.expires_at = now + lease_s
+        return owned
+
+    def heartbeat(self, process: str, lease_s: float, progress: int, now: float) -> list[Lease]:
+        self.sign_in(process, lease_s, progress, now)
+        owned = self.renew(process, lease_s, now)
         self.begin_generation(now)
         share = self.share(process)
         since = self.members[process].joined_at
@@ -139,6 +149,12 @@ class MemoryLeases:
         now = self._clock.monotonic()
         known = sorted(self._roles.keys() & set(roles))
         return [lease for name in known for lease in self._roles[name].heartbeat(process, lease_s, progress, now)]
+
+    async def renew(self, process: str, *, lease_s: float) -> None:
+        """Renew only; see the port."""
+        await anyio.lowlevel.checkpoint()
+        for role in self._roles.values():
+            role.renew(process, lease_s, self._clock.monotonic())
 
     async def repartition(self, role: str, partitions: int) -> Route:
         """Begin a new generation; see the port. Raises also BadOption."""

@@ -87,6 +87,11 @@ def _task_resumed(fact: Fact) -> str:
     return f"attempt {body.attempt} by {body.process}: {body.reason}"
 
 
+def _task_stalled(fact: Fact) -> str:
+    body: events.TaskStalled = fact.body
+    return f"blocked {body.process} for {body.seconds:.1f} s, in {body.place}"
+
+
 def _retry_scheduled(fact: Fact) -> str:
     body: events.TaskRetryScheduled = fact.body
     return f"{body.error.type}: again at {body.due_at.isoformat(timespec='seconds')}"
@@ -241,6 +246,7 @@ DETAILS: Final[dict[str, Callable[[Fact], str | None]]] = {
     events.RunStarted.TYPE: _run_started,
     events.TaskStarted.TYPE: _task_started,
     events.TaskResumed.TYPE: _task_resumed,
+    events.TaskStalled.TYPE: _task_stalled,
     events.TaskRetryScheduled.TYPE: _retry_scheduled,
     events.TaskCompleted.TYPE: _task_completed,
     events.TaskFailed.TYPE: _task_failed,

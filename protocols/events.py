@@ -5,7 +5,7 @@ along is in its *meta*: the message that it handles, the messages that it sends,
 
     in the run's stream      run.started, run.continued
     a task's life            task.started, task.resumed, task.progressed, task.state_changed, task.retry_scheduled,
-                             task.cancel_requested,
+                             task.cancel_requested, task.stalled,
                              task.completed | task.failed | task.canceled | task.handed_off
     its steps                step.completed | step.failed                                     (own functions)
                              step.given_up                                                    (of any kind)
@@ -127,8 +127,8 @@ class TaskStarted(Body, frozen=True):
 class TaskResumed(Body, frozen=True):
     """Another process, or the same one again, took over a task at work.
 
-    `reason` "lost": the process ended, or stood still, while the handler ran. Such losses are counted, and a handler
-    that causes them is stopped. "handed over" and "reloaded" are nobody's fault.
+    `reason` "lost": the process ended, or stood still for longer than its lease, while the handler ran. Such losses are
+    counted, and a handler that causes them is stopped. "handed over" and "reloaded" are nobody's fault.
     """
 
     TYPE = "task.resumed"
@@ -136,6 +136,18 @@ class TaskResumed(Body, frozen=True):
     epoch: int
     attempt: int
     reason: str  # lost, handed over, reloaded
+
+
+class TaskStalled(Body, frozen=True):
+    """The handler blocked the event loop of its process for longer than its role allows, and the process was ended.
+
+    It counts as a loss of this task. The other tasks of the process were handed over.
+    """
+
+    TYPE = "task.stalled"
+    process: str
+    seconds: float  # for so long it had blocked
+    place: str  # in the code
 
 
 class TaskRetryScheduled(Body, frozen=True):

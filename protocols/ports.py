@@ -303,6 +303,13 @@ class Leases(Protocol):
         """
         ...
 
+    async def renew(self, process: str, *, lease_s: float) -> None:
+        """Renew the leases that this process still owns, and its membership; take nothing.
+
+        For a process that can't act on a heartbeat's answer right now. What somebody else has taken stays theirs.
+        """
+        ...
+
     async def repartition(self, role: str, partitions: int) -> Route:
         """Spread a role's messages over another number of partitions: a new generation, unless it is that already.
 

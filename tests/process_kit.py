@@ -92,6 +92,14 @@ class Processes:
         os.kill(pid, signal.SIGKILL)
         self._forks.wait(pid)
 
+    def ended(self) -> list[str]:
+        """The names of those that have ended by themselves; `wait` for them."""
+        return [name for name, pid in self._pids.items() if ") Z " in Path(f"/proc/{pid}/stat").read_text()]
+
+    def wait(self, name: str) -> int:
+        """Wait for the end of one; gives its exit code, negative for a signal."""
+        return self._forks.wait(self._pids.pop(name))
+
     def stop(self) -> None:
         """End all in good order."""
         for pid in self._pids.values():

@@ -5,8 +5,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import anyio
@@ -15,20 +15,24 @@ import msgspec
 import typer
 
 from actors.definition import Definition
-from actors.supervisor import READY, ProcessEvent, ProcessSpec, Supervisor, Tie
+from actors.ending import LAST_S, Ending
+from actors.supervisor import READY, SECOND_GRACE_S, ProcessEvent, ProcessSpec, Supervisor, Tie
 from callboard.app import load_app
 from callboard.bootstrap import (
     check_room,
     claim_name,
     collect_rarely,
     connected,
+    namespace_of,
     served,
     warn_of_other_leases,
 )
 from callboard.cli.errors import error_in, in_a_line
 from callboard.cli.output import log_to_stderr, note, plain
 from callboard.cli.session import opened
+from callboard.cli.stopping import ended, told_to_stop
 from callboard.config import Config
+from callboard.names import held
 from callboard.settings import PREFIX, Settings
 from protocols.errors import BadName, BadOption, DatabaseUnavailable, RedisUnavailable, UserError, listed
 from protocols.messages import Message
@@ -39,8 +43,7 @@ log = logging.getLogger("callboard")
 CALLBOARD: Final = (sys.executable, "-P", "-m", "callboard")  # -P: what is in the present folder hides nothing
 PROJECTIONS: Final = "projections"
 MAX_PROCESSES: Final = 64  # of one role
-CLOSING_S: Final = 5.0  # that a child gets on top of its own grace period
-INTERRUPTED: Final = 130
+CLOSING_S: Final = LAST_S + 3.0  # that a child gets on top of its own grace period, before it is hurried
 
 Serve = Callable[..., Coroutine[Any, Any, None]]  # (stop, *, task_status)
 
@@ -57,14 +60,15 @@ def up(app: str, processes: Sequence[str], *, in_process: bool, model: str | Non
         settings = msgspec.structs.replace(settings, model=model)
     Config.load(settings.config)  # before anything is started
     log_to_stderr(settings.log_level, "up")
-    local = settings.database_url is None
-    with served(settings) as settings:
+    local, ending = settings.database_url is None, Ending()
+    with ended(ending), served(settings, ending) as settings:
         anyio.run(_prepare, settings, 1 if in_process else len(process_specs(app, counts, settings)))
         note(_introduction(app, definitions, settings, local=local))
-        if in_process:
-            anyio.run(_serve_roles, settings, "up", definitions, None)
-        else:
-            anyio.run(_supervise, app, counts, settings)
+        with _lifted(ending):
+            if in_process:
+                anyio.run(_serve_roles, settings, "up", definitions, None, ending)
+            else:
+                anyio.run(_supervise, app, counts, settings, ending)
 
 
 def process_counts(given: Sequence[str], definitions: Mapping[str, Definition]) -> dict[str, int]:
@@ -103,7 +107,7 @@ async def _prepare(settings: Settings, processes: int) -> None:
         await stack.runner.prepare()
 
 
-async def _supervise(app: str, counts: Mapping[str, int], settings: Settings) -> None:
+async def _supervise(app: str, counts: Mapping[str, int], settings: Settings, ending: Ending) -> None:
     specs = process_specs(app, counts, settings)
     ready: set[str] = set()
 
@@ -114,8 +118,10 @@ async def _supervise(app: str, counts: Mapping[str, int], settings: Settings) ->
             if len(ready) == len(specs):
                 log.info("all %d processes are ready", len(specs))
 
-    async with _told_to_stop(None) as stop:
-        await Supervisor(specs, tell).run(stop, grace_s=settings.grace_s + CLOSING_S)
+    supervisor, grace_s = Supervisor(specs, tell), settings.grace_s + CLOSING_S
+    ending.before(supervisor.kill)
+    async with told_to_stop(None, ending, grace_s + SECOND_GRACE_S) as stop:
+        await supervisor.run(stop, grace_s=grace_s)
 
 
 def _in_words(event: ProcessEvent) -> tuple[int, str]:
@@ -123,7 +129,8 @@ def _in_words(event: ProcessEvent) -> tuple[int, str]:
     who = f"{event.name} (pid {event.pid})"
     match event.what:
         case "exited":
-            return logging.INFO, f"{who} ended" + (f" with {_code(event.code)}" if event.code else "")
+            code = f" with {_code(event.code)}" if event.code else ""
+            return logging.INFO, f"{who} ended{code}" + (f": {event.words}" if event.words else "")
         case "restarting":
             return logging.WARNING, f"{event.name} starts again in {event.delay_s or 0:.1f} s"
         case what:
@@ -170,13 +177,14 @@ def _example(kind: Any) -> Any:
 
 def actor(roles: str, app: str, *, name: str | None, tied: bool) -> None:
     """Serve some of an app's roles in this process."""
-    with _tie(tied=tied) as tie:
+    ending = Ending()
+    with ended(ending), _tie(tied=tied) as tie:
         definitions = chosen(load_app(app), roles)
         claims, name = name is not None, name or "+".join(definitions)
         settings = Settings.from_env(os.environ)
         log_to_stderr(settings.log_level, name)
-        with served(settings) as settings:
-            anyio.run(_serve_roles, settings, name, definitions, tie, claims)
+        with served(settings, ending) as settings, _lifted(ending):
+            anyio.run(_serve_roles, settings, name, definitions, tie, ending, claims)
 
 
 def chosen(definitions: Mapping[str, Definition], roles: str) -> dict[str, Definition]:
@@ -190,27 +198,44 @@ def chosen(definitions: Mapping[str, Definition], roles: str) -> dict[str, Defin
 
 def projections(*, tied: bool) -> None:
     """Fold the projections in this process."""
-    with _tie(tied=tied) as tie:
+    ending = Ending()
+    with ended(ending), _tie(tied=tied) as tie:
         settings = Settings.from_env(os.environ)
         log_to_stderr(settings.log_level, PROJECTIONS)
-        with served(settings) as settings:
-            anyio.run(_serve_projections, settings, tie)
+        with served(settings, ending) as settings, _lifted(ending):
+            anyio.run(_serve_projections, settings, tie, ending)
+
+
+@contextmanager
+def _lifted(ending: Ending) -> Iterator[None]:
+    """All tasks end in this block. Local services that are stopped after it have limits of their own."""
+    try:
+        yield
+    finally:
+        ending.lift()
 
 
 async def _serve_roles(
-    settings: Settings, name: str, definitions: Mapping[str, Definition], tie: Tie | None, claims: bool = False
+    settings: Settings,
+    name: str,
+    definitions: Mapping[str, Definition],
+    tie: Tie | None,
+    ending: Ending,
+    claims: bool = False,
 ) -> None:
     """Serve roles. `claims`: the name was given to this process, and no other one may have it."""
     async with connected(settings, name) as stack:
         if tie is None:
             await check_room(stack, 1)
         await warn_of_other_leases(stack.leases, settings.lease_s)
-        if claims:
-            await claim_name(stack.leases, stack.process, definitions)
-        await _until_told(stack.host(definitions).run, f"ready: serves {listed(list(definitions))}", tie)
+        host, ready = stack.host(definitions, ending), f"ready: serves {listed(list(definitions))}"
+        with held(namespace_of(stack.store.store_id), stack.process, definitions) if claims else nullcontext():
+            if claims:
+                await claim_name(stack.leases, stack.process, definitions)
+            await _until_told(host.run, ready, tie, ending, settings.grace_s)
 
 
-async def _serve_projections(settings: Settings, tie: Tie | None) -> None:
+async def _serve_projections(settings: Settings, tie: Tie | None, ending: Ending) -> None:
     async with opened(settings, PROJECTIONS) as session:
 
         async def fold(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
@@ -221,59 +246,32 @@ async def _serve_projections(settings: Settings, tie: Tie | None) -> None:
                 await stop.wait()
                 group.cancel_scope.cancel()
 
-        await _until_told(fold, "ready", tie)
+        await _until_told(fold, "ready", tie, ending)
 
 
-async def _until_told(serve: Serve, ready: str, tie: Tie | None) -> None:
+async def _until_told(
+    serve: Serve, ready: str, tie: Tie | None, ending: Ending | None = None, grace_s: float = 0.0
+) -> None:
+    """Serve until told to end. A process that is told so while it starts has nothing to bring to an end."""
     collect_rarely()
-    async with _told_to_stop(tie) as stop, anyio.create_task_group() as group:
-        await group.start(serve, stop)
-        if tie is not None:
+    async with told_to_stop(tie, ending, grace_s) as stop, anyio.create_task_group() as group:
+        with anyio.CancelScope() as starting:
+            group.start_soon(_cancel_when, stop, starting)
+            await group.start(serve, stop)
+        if starting.cancelled_caught:
+            group.cancel_scope.cancel()
+        elif tie is not None:
             tie.say(READY)
         else:
             log.info("%s", ready)
 
 
-# -- when to stop ----------------------------------------------------------------------------------------------
+async def _cancel_when(told: anyio.Event, scope: anyio.CancelScope) -> None:
+    await told.wait()
+    scope.cancel()
 
 
-@asynccontextmanager
-async def _told_to_stop(tie: Tie | None) -> AsyncIterator[anyio.Event]:
-    """An event that is set when this process is told to end, or its parent is gone; told again, all is cancelled."""
-    stop, at_once = anyio.Event(), anyio.Event()
-    async with anyio.create_task_group() as group:
-        await group.start(_hear_signals, stop, at_once, group.cancel_scope)
-        if tie is not None:
-            group.start_soon(_hear_parent, tie, stop)
-        yield stop
-        group.cancel_scope.cancel()
-    if at_once.is_set():
-        raise typer.Exit(INTERRUPTED)
-
-
-async def _hear_signals(
-    stop: anyio.Event,
-    at_once: anyio.Event,
-    scope: anyio.CancelScope,
-    *,
-    task_status: anyio.abc.TaskStatus[None],
-) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for number in signals:
-            if stop.is_set():
-                log.warning("ends at once")
-                at_once.set()
-                scope.cancel()
-                return
-            again = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
-            log.info("ends when the tasks at work have come to rest%s", again)
-            stop.set()
-
-
-async def _hear_parent(tie: Tie, stop: anyio.Event) -> None:
-    await tie.parent_gone()
-    stop.set()
+# -- the parent ---------------------------------------------------------------------------------------------
 
 
 @contextmanager

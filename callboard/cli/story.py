@@ -139,6 +139,9 @@ WORDS: Final[dict[str, Callable[[Any], str]]] = {
     e.RunContinued.TYPE: lambda b: "a further message into the run" + (f", from {b.origin}" * bool(b.origin)),
     e.TaskStarted.TYPE: lambda b: f"starts, attempt {b.attempt}, in {b.process}",
     e.TaskResumed.TYPE: lambda b: f"goes on, attempt {b.attempt}, in {b.process} ({b.reason})",
+    e.TaskStalled.TYPE: lambda b: (
+        f"blocked {b.process} for {duration(b.seconds)}, which was ended for it, in {b.place}"
+    ),
     e.TaskRetryScheduled.TYPE: lambda b: (
         f"{_failed(b)}; tries again at {b.due_at.astimezone():%Y-%m-%d %H:%M:%S} ({b.step})"
     ),

@@ -464,6 +464,54 @@ async def test_a_role_has_1_to_256_partitions(leases: Leases, count: int) -> Non
         assert (await leases.repartition("writer", possible)).partitions == possible
 
 
+async def test_a_renewal_keeps_what_is_owned_and_takes_nothing(bench: Bench) -> None:
+    await bench.leases.register(Route("writer", 4))
+    await settle(bench.leases, "p1", "p2")
+    before = [it.epoch for it in await bench.leases.partitions()]
+    for _ in range(3):  # p2 is not heard of any more, p1 only renews
+        await bench.pass_time(LEASE_S - 1)
+        await bench.leases.renew("p1", lease_s=LEASE_S)
+    states = await bench.leases.partitions()
+    assert sorted(it.owner or "" for it in states) == ["p1", "p1", "p2", "p2"]
+    assert [it.epoch for it in states] == before
+    assert [it.process for it in await bench.leases.members()] == ["p1"]
+    unheard_s = LEASE_S - 3 * (LEASE_S - 1)
+    expected = [LEASE_S if it.owner == "p1" else unheard_s for it in states]
+    assert [it.expires_in_s for it in states] == pytest.approx(expected, abs=1.5)
+    assert [it.partition for it in await beat(bench.leases, "p1")] == [0, 1, 2, 3]  # a heartbeat takes
+
+
+async def test_a_renewal_gives_nothing_back_that_was_taken(bench: Bench) -> None:
+    await bench.leases.register(Route("writer", 2))
+    await beat(bench.leases, "p1")
+    await bench.pass_time(LEASE_S + 1)
+    await beat(bench.leases, "p2")
+    for passed_s in (LEASE_S - 1, 2):
+        await bench.pass_time(passed_s)  # p2 is to have been here for as long as a lease
+        await beat(bench.leases, "p2")
+    await bench.leases.renew("p1", lease_s=LEASE_S)
+    assert [it.owner for it in await bench.leases.partitions()] == ["p2", "p2"]
+    assert [it.process for it in await bench.leases.members()] == ["p2"]
+
+
+async def test_a_renewal_keeps_what_ran_out_and_nobody_took(bench: Bench) -> None:
+    await bench.leases.register(Route("writer", 2))
+    owned = await beat(bench.leases, "p1")
+    await bench.pass_time(LEASE_S + 1)
+    await bench.leases.renew("p1", lease_s=LEASE_S)
+    await beat(bench.leases, "p2")
+    assert [(it.owner, it.epoch) for it in await bench.leases.partitions()] == [("p1", it.epoch) for it in owned]
+
+
+async def test_a_renewal_of_a_process_that_has_left_does_nothing(leases: Leases) -> None:
+    await leases.register(Route("writer", 2))
+    await beat(leases, "p1")
+    await leases.leave("p1")
+    await leases.renew("p1", lease_s=LEASE_S)
+    assert [it.owner for it in await leases.partitions()] == [None, None]
+    assert await leases.members() == []
+
+
 # -- members -----------------------------------------------------------------------------------------------
 
 

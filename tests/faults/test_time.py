@@ -54,7 +54,7 @@ async def test_a_process_that_stands_still_again_and_again_keeps_the_order_of_it
         await it.prove(Allowed(stalled=True))
 
 
-async def test_a_process_whose_event_loop_was_blocked_fences_itself_and_another_goes_on(
+async def test_a_process_whose_event_loop_was_blocked_for_leases_goes_on_with_its_tasks(
     stage: OpenStage, long: bool
 ) -> None:
     async with stage("event loop blocked", lease_s=SHORT_LEASE_S) as it:

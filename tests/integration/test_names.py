@@ -13,7 +13,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from callboard.bootstrap import claim_name
+from callboard.bootstrap import claim_name, process_name
+from callboard.names import held
 from eventstore import PostgresEventStore, PostgresLeases
 from protocols.errors import NameTaken
 from protocols.ports import Route
@@ -88,6 +89,41 @@ async def test_a_name_is_another_on_another_machine_and_for_another_role(leases:
     await leases.heartbeat(f"poet@{HOST}-{LIVING}-abcdef", ["critic"], lease_s=300)
     with anyio.fail_after(DEADLINE_S):
         await claim_name(leases, ME, ["poet"])
+
+
+HOLDER = """
+import sys
+from callboard.names import held
+with held("store", sys.argv[1], ["critic", "poet"]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, None], ids=["killed", "at its end"])
+def test_of_two_processes_of_a_name_that_start_at_once_one_has_it(number: int | None) -> None:
+    name = f"poet@{HOST}"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, f"{name}-1-abcdef"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        taken = f"named 'poet' serves 'poet' already: {name}-1-abcdef"
+        with pytest.raises(NameTaken, match=taken), held("store", f"{name}-2-abcdef", ["poet"]):
+            raise AssertionError
+        with held("store", f"poet-2@{HOST}-2-abcdef", ["poet"]), held("else", f"{name}-2-abcdef", ["poet"]):
+            pass  # another name, another store
+        if number is None:
+            first.communicate("")
+        else:
+            first.send_signal(number)
+            first.wait()
+    with held("store", f"{name}-2-abcdef", ["poet"]):
+        pass
+
+
+def test_names_of_processes_that_start_in_the_same_second_differ() -> None:
+    assert len({process_name("poet") for _ in range(20)}) == 20
 
 
 @contextmanager

@@ -150,6 +150,26 @@ async def test_bad_input_ends_all_and_is_told_with_the_process_s_own_words() -> 
     assert [e.code for e in events if e.name == "patient" and e.what == "exited"] == [-signal.SIGTERM]
 
 
+async def test_bad_input_of_a_process_that_was_ready_before_ends_no_other_and_it_is_started_again(
+    tmp_path: Path,
+) -> None:
+    stop, events = anyio.Event(), list[ProcessEvent]()
+    flag = tmp_path / "was-ready"
+    once = f"if [ -e {flag} ]; then echo the app is broken now; exit 2; fi; touch {flag}; echo ready; exit 7"
+
+    def watch(event: ProcessEvent) -> None:
+        events.append(event)
+        if len([e for e in events if e.name == "broken" and e.code == 2 and e.what == "restarting"]) == 2:
+            stop.set()
+
+    specs = [ProcessSpec("patient", ("/bin/sleep", "600")), ProcessSpec("broken", ("/bin/sh", "-c", once))]
+    with anyio.fail_after(DEADLINE_S):
+        await Supervisor(specs, watch, HastyClock()).run(stop, grace_s=5.0)
+    ends = [(e.code, e.words) for e in events if e.name == "broken" and e.what == "exited"]
+    assert ends[:3] == [(7, ""), (2, "the app is broken now"), (2, "the app is broken now")]
+    assert [e.code for e in events if e.name == "patient" and e.what == "exited"] == [-signal.SIGTERM]
+
+
 async def test_a_command_that_does_not_exist_gives_up() -> None:
     with pytest.raises(ProcessGaveUp, match="/no/such/program can't be started: No such file or directory"):
         await Supervisor([ProcessSpec("lost", ("/no/such/program",))], lambda _: None).run(anyio.Event(), grace_s=1.0)
@@ -188,6 +208,48 @@ async def test_a_cancelled_supervisor_ends_its_children_first() -> None:
         (pid,) = supervisor.pids().values()
         group.cancel_scope.cancel()
     assert not _alive(pid)
+
+
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(999)"
+
+
+async def test_a_supervisor_that_stops_and_is_cancelled_then_gives_no_second_grace_period() -> None:
+    stop, events = anyio.Event(), list[ProcessEvent]()
+    supervisor = Supervisor([ProcessSpec("deaf", python(DEAF))], events.append)
+    with anyio.fail_after(DEADLINE_S):
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: supervisor.run(stop, grace_s=100 * DEADLINE_S))
+            await until(lambda: [e for e in events if e.what == "ready"])
+            (pid,) = supervisor.pids().values()
+            stop.set()
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+    assert not _alive(pid)
+
+
+async def test_a_child_that_is_told_to_end_while_it_starts_is_killed_in_the_end() -> None:
+    stop, events = anyio.Event(), list[ProcessEvent]()
+    never_ready = python(DEAF.replace("print('ready', flush=True)", "print('deaf', flush=True)"))
+
+    def watch(event: ProcessEvent) -> None:
+        events.append(event)
+        stop.set()
+
+    with anyio.fail_after(DEADLINE_S):
+        await Supervisor([ProcessSpec("deaf", never_ready)], watch).run(stop, grace_s=0.1)
+    assert [e.what for e in events] == ["started", "exited"]
+    assert events[-1].code in (-signal.SIGTERM, -signal.SIGKILL)
+
+
+async def test_all_that_runs_is_killed_at_once_with_what_it_started() -> None:
+    events: list[ProcessEvent] = []
+    supervisor = Supervisor([ProcessSpec("deaf", python(DEAF), restart=False)], events.append)
+    with anyio.fail_after(DEADLINE_S):
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: supervisor.run(anyio.Event(), grace_s=5.0))
+            await until(lambda: [e for e in events if e.what == "ready"])
+            supervisor.kill()
+    assert events[-1].code == -signal.SIGKILL
 
 
 def test_no_child_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:

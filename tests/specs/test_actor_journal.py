@@ -155,6 +155,24 @@ async def test_who_waits_for_an_append_that_is_refused_is_cancelled() -> None:
     assert waiting.cancelled()
 
 
+async def test_who_waits_for_an_append_in_a_store_that_is_closed_is_cancelled() -> None:
+    pen = Pen()
+    pen.write("a")
+    pen.journal.flush()  # a handler that waits for what is in flight already ...
+    in_flight = asyncio.ensure_future(pen.journal.durable())
+    await turns()
+    pen.write("b")
+    behind = asyncio.ensure_future(pen.journal.durable())  # ... and one that waits for what comes behind it
+    await turns()
+    pen.store.appends[0][2].cancel()
+    await turns()
+    assert in_flight.cancelled()
+    assert behind.cancelled()
+    assert pen.errors == []
+    with pytest.raises(asyncio.CancelledError):
+        await pen.journal.durable()
+
+
 async def test_a_closed_journal_tells_nobody_of_what_was_in_flight() -> None:
     for accepted in (True, False):
         pen = Pen()

@@ -96,6 +96,7 @@ def test_a_syntax_error_is_told_with_its_line(folder: Path) -> None:
         ("import no_such_library", "ModuleNotFoundError at {app}:2: No module named 'no_such_library'"),
         ("1 / 0", "ZeroDivisionError at {app}:2: division by zero"),
         ("raise SystemExit", "SystemExit at {app}:2"),
+        ("raise BaseException('a panic')", "BaseException at {app}:2: a panic"),
     ],
 )
 def test_an_app_that_raises_is_told_with_its_line(folder: Path, line: str, why: str) -> None:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from actors import watch
-from actors.watch import BEAT_S, LoopWatch, Stop
+from actors.watch import Block, Look, LoopWatch
 from tests.conftest import DEADLINE_S
 
 
@@ -18,10 +18,16 @@ async def test_a_handler_that_blocks_the_loop_is_named_while_it_does(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "BLOCKED_S", 0.2)
-    stopped: list[Stop] = []
+    stopped: list[float] = []
+    seen: list[Block] = []
 
-    async def stood_still(stop: Stop) -> None:
-        stopped.append(stop)
+    async def stood_still(seconds: float) -> None:
+        stopped.append(seconds)
+
+    async def meanwhile(look: Look) -> None:
+        while (block := look()) is not None:
+            seen.append(block)
+            await asyncio.sleep(0.01)  # on a loop that turns
 
     def warned() -> bool:
         return any("blocks the event loop" in record.getMessage() for record in caplog.records)
@@ -36,7 +42,7 @@ async def test_a_handler_that_blocks_the_loop_is_named_while_it_does(
 
     with caplog.at_level(logging.WARNING):
         async with anyio.create_task_group() as group:
-            group.start_soon(LoopWatch(0.1, stood_still).run)
+            group.start_soon(LoopWatch(0.1, stood_still, meanwhile).run)
             await anyio.wait_all_tasks_blocked()
             async with anyio.create_task_group() as inner:
                 inner.start_soon(block_here)
@@ -47,8 +53,11 @@ async def test_a_handler_that_blocks_the_loop_is_named_while_it_does(
     [record] = [record for record in caplog.records if "blocks the event loop" in record.getMessage()]
     assert "writer<0190> blocks the event loop" in record.getMessage()
     assert "block_here" in record.getMessage()
-    assert stopped[0].seconds >= 0.1
-    assert stopped[0].ours
+    assert stopped[0] >= 0.1
+    assert {it.task for it in seen} == {"writer<0190>"}
+    assert len(seen) > 1
+    assert seen[-1].seconds > seen[0].seconds >= 0.1
+    assert "block_here" in seen[-1].place
 
 
 async def test_its_thread_ends_with_it() -> None:
@@ -56,7 +65,7 @@ async def test_its_thread_ends_with_it() -> None:
         raise AssertionError
 
     async with anyio.create_task_group() as group:
-        group.start_soon(LoopWatch(60, never).run)
+        group.start_soon(LoopWatch(60, never, never).run)
         await anyio.wait_all_tasks_blocked()
         assert any(thread.name == "loop watch" for thread in threading.enumerate())
         group.cancel_scope.cancel()
@@ -64,29 +73,3 @@ async def test_its_thread_ends_with_it() -> None:
     while any(thread.name == "loop watch" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         await anyio.sleep(0.01)
-
-
-@pytest.mark.parametrize(
-    ("looks", "used_s", "ours"),
-    [
-        (0, 0.0, False),  # the process was stopped, or the machine
-        (1, 0.3, False),  # it hardly ran
-        (30, 0.0, True),  # something slept: the thread could look
-        (0, 2.9, True),  # something computed, and kept the interpreter's lock
-    ],
-)
-async def test_a_process_that_did_not_run_is_told_from_a_loop_that_was_kept(
-    looks: int, used_s: float, ours: bool
-) -> None:
-    stops: list[Stop] = []
-
-    async def stood_still(stop: Stop) -> None:
-        stops.append(stop)
-
-    it = LoopWatch(1.0, stood_still)
-    it._beat = time.monotonic() - 3.0 - BEAT_S
-    it._looks = looks
-    await it._beaten(used_s)
-    [stop] = stops
-    assert 3.0 <= stop.seconds < 3.0 + DEADLINE_S
-    assert stop.ours is ours
