@@ -86,6 +86,8 @@ def return_type(function: Any) -> Any:
         found = typing.get_type_hints(inner).get("return", Any)
     except (NameError, TypeError, AttributeError):
         return Any
+    if found in (typing.NoReturn, typing.Never):  # it only raises: there is nothing to store
+        return Any
     place = _AWAITED.get(typing.get_origin(found) or found)
     if place is not None and not is_async(function):
         given = typing.get_args(found)

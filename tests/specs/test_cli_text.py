@@ -48,7 +48,7 @@ def test_a_payload_is_read_as_utf_8_whatever_the_locale_says(tmp_path: Path, mon
     assert payload_of("-") == "\N{CYRILLIC SMALL LETTER O}"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="ascii"))
     for bad in ("-", "bytes \udcff"):
-        with pytest.raises(BadOption, match="no text in UTF-8"):
+        with pytest.raises(BadOption, match="byte 1 is no UTF-8"):
             payload_of(bad)
 
 
