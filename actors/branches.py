@@ -9,7 +9,7 @@ branches; any other goes on, also one that sleeps by `asyncio.sleep` or waits fo
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from types import CoroutineType
 from typing import Any, Final
 
@@ -47,7 +47,8 @@ class Branches:
         _in_effect.set(False)
         task = asyncio.current_task()
         assert task is not None
-        self.add(task)
+        self._all.add(task)
+        self._going[task] = None
 
     def add(self, task: asyncio.Task[Any]) -> None:
         """A branch was created."""
@@ -80,7 +81,10 @@ class Branches:
 
     def any_goes_on(self, besides: "asyncio.Task[Any] | None" = None) -> bool:
         """Whether any branch, besides one, neither waits for a message nor for other branches."""
-        return any(task is not besides and not self._joins(task) for task in reversed(self._going))
+        for task in reversed(self._going):  # noqa: SIM110 - it is asked at each event, and a generator costs more
+            if task is not besides and not self._joins(task):
+                return True
+        return False
 
     def _joins(self, task: asyncio.Task[Any]) -> bool:
         waiter = getattr(task, "_fut_waiter", None)  # CPython's; without it a branch counts as one that goes on
@@ -122,9 +126,12 @@ def follow_branches() -> None:
 
     def create(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> "asyncio.Future[Any]":
         task = asyncio.Task(coroutine, loop=loop, **options) if former is None else former(loop, coroutine, **options)
-        context = options.get("context") or copy_context()
-        branches = context.get(_branches)
-        if branches is not None and not context.get(_in_effect) and isinstance(task, asyncio.Task):
+        context = options.get("context")
+        if context is not None:
+            branches = None if context.get(_in_effect) else context.get(_branches)
+        else:
+            branches = None if _in_effect.get() else _branches.get()
+        if branches is not None and isinstance(task, asyncio.Task):
             branches.add(task)
         return task
 

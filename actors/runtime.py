@@ -15,6 +15,7 @@ from actors.directory import Directory
 from actors.fold import HANDED_OVER, LOST, RELOADED, TaskFold
 from actors.gate import Gate
 from actors.journal import Idle
+from actors.look_again import LookAgain
 from actors.models.call import Models
 from actors.outgoing import Sender
 from actors.partitions import Partitions
@@ -90,6 +91,7 @@ class Runtime:
         self._cells: dict[str, Cell] = {}
         self._untold: set[str] = set()  # streams of cells that wait for people, and the log says that they run
         self._parked: dict[str, float] = {}  # streams of cells that could be dropped, and since when, oldest first
+        self._look_again = LookAgain(self.busy_changed)
         self._group = asyncio.TaskGroup()
         self._context = copy_context()
         self._sender = Sender(bus, directory, self.timers, self._hand_over, self.spawn)
@@ -109,6 +111,7 @@ class Runtime:
     async def __aexit__(self, *exc: Any) -> None:
         for cell in list(self._cells.values()):
             self._drop(cell)
+        self._look_again.close()
         for task in self._service:
             task.cancel()
         await self._group.__aexit__(*exc)
@@ -251,8 +254,11 @@ class Runtime:
     def busy_changed(self, cell: Cell) -> None:
         """Count the cells that hold a slot, and remember those that could be dropped."""
         work = cell.work
-        busy = not cell.dropped and (cell.fold is None or (work is not None and not work.parked))
-        if work is not None and work.parked and cell.stream not in self._parked and not cell.dropped:
+        parked = work is not None and work.parked
+        busy = not cell.dropped and (cell.fold is None or (work is not None and not parked))
+        if busy and work is not None and work.undecided:
+            self._look_again.add(cell)
+        if parked and cell.stream not in self._parked and not cell.dropped:
             self._parked[cell.stream] = self.clock.monotonic()
         elif busy or cell.dropped:
             self._parked.pop(cell.stream, None)
@@ -265,7 +271,7 @@ class Runtime:
             self.busy.add(cell)
         else:
             self.busy.remove(cell)
-            if work is not None and work.parked and work.fold.losses and work.actor_fold.state in RUNNING:
+            if work is not None and parked and work.fold.losses and work.actor_fold.state in RUNNING:
                 work.only_waits()  # or each further loss of a process would count against it, though it did not run
             self.gate.fill_soon()
             self.on_capacity()
@@ -308,15 +314,8 @@ class Runtime:
         pause = min(1.0, max(0.05, self.passivate_after_s / 2))
         while True:
             await self.clock.sleep(pause)
-            self.look_again()
             self.tell_waits()
             self.passivate(older_than_s=self.passivate_after_s)
-
-    def look_again(self) -> None:
-        """See whether branches that went on beside what their task waits for only wait by now, for each other."""
-        for cell in list(self.busy.values()):
-            if cell.work is not None and cell.work.waiters:
-                self.busy_changed(cell)
 
     def tell_waits(self) -> None:
         """Let the log know of tasks that wait for people, where one branch of several has ended last."""

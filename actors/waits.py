@@ -94,6 +94,8 @@ BY_FORM: Final = (
     ("timer", Activity.BLOCKED),
 )
 
+_WAITS: Final = tuple((form, it) for form, it in BY_FORM if it.waits)
+
 
 def activity(opened: Mapping[str, int], *, runs: bool, ended: bool = False) -> Activity:
     """What a task does that has so many open steps of each form, and of which something `runs`, or nothing.
@@ -103,9 +105,10 @@ def activity(opened: Mapping[str, int], *, runs: bool, ended: bool = False) -> A
     """
     if ended:
         return Activity.ENDED
-    waits = next((it for form, it in BY_FORM if it.waits and opened.get(form)), None)
-    if waits is not None and not runs:
-        return waits
+    if not runs:
+        for form, waits in _WAITS:
+            if opened.get(form):
+                return waits
     return Activity.EXECUTING if opened.get("tool") else Activity.THINKING
 
 

@@ -116,7 +116,12 @@ class Work(Writing):
     @property
     def parked(self) -> bool:
         """Whether all that the handler does is wait for messages."""
-        return self.claimed and bool(self.waiters) and self.activity.waits
+        return self.claimed and bool(self.waiters) and not self.effects and self.activity.waits
+
+    @property
+    def undecided(self) -> bool:
+        """Whether some branches wait, and of others nobody tells when they begin to wait for those."""
+        return bool(self.waiters) and not (self.effects or self.ended or self.parked)
 
     @property
     def deadline(self) -> datetime | None:

@@ -14,7 +14,6 @@ OUTCOMES: Final = frozenset(
     {
         e.StepCompleted.TYPE,
         e.StepFailed.TYPE,
-        e.StepGivenUp.TYPE,
         e.ToolCompleted.TYPE,
         e.ToolFailed.TYPE,
         e.ModelCompleted.TYPE,

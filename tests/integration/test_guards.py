@@ -10,10 +10,12 @@ import pytest
 
 import actors.guards
 import actors.host
+from actors.bounds import RunTasks
 from actors.budgets import warn_of_budgets
 from callboard import Context, TimeLimits
 from eventstore import PostgresLedger
-from protocols.errors import TaskFailed
+from projections import tasks
+from protocols.errors import TaskFailed, TooManyTasks
 from protocols.events import BudgetWarned
 from protocols.ledger import Budget
 from tests.actor_kit import Echo, actor, worker
@@ -142,3 +144,29 @@ async def test_hosts_warn_once_of_a_budget_that_is_nearly_used_up(stage_of: Stag
         await caller.hold("0.1")
         assert await warn_of_budgets(it.stack.store, PostgresLedger(it.stack.store.pool)) == []
         assert await warnings() == 1
+
+
+async def test_the_tasks_of_a_run_are_counted_over_all_processes(stage_of: StageOf) -> None:
+    async with stage_of(worker(lambda ctx: ctx.gather(*(ctx.ask("echo", n) for n in range(4)))), Echo) as it:
+        host = (await it.host("a")).host
+        (sent,) = await it.client.send("worker", None)
+        with anyio.fail_after(DEADLINE_S):
+            await it.client.wait(sent)
+        pool = it.stack.store.pool
+
+        async def all_counted() -> bool:
+            return await tasks.count_by_run(pool, [sent.run, "none"]) == {sent.run: 5}
+
+        await becomes(all_counted)
+        bound = host.runtime.run_tasks = RunTasks(6)
+        bound.open(sent.run, 1)  # as if this process had opened one of them, and others the rest
+
+        async def full() -> bool:
+            try:
+                bound.check(sent.run, 2)
+            except TooManyTasks:
+                return True
+            return False
+
+        assert not await full()
+        await becomes(full)

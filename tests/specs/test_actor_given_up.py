@@ -454,3 +454,22 @@ async def test_an_asyncio_task_that_a_library_creates_in_an_effect_is_no_branch(
         play.then("task.started", "step.completed", event("wait.started", state="waiting_input"))
     assert not created[0].done()
     created[0].cancel()
+
+
+async def test_a_branch_that_begins_to_wait_for_the_others_last_holds_no_slot() -> None:
+    async def todo(ctx: Context) -> Any:
+        hearing = asyncio.create_task(hear(ctx))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return await hearing
+
+    async with spec(worker(todo)) as play:
+        await play.when("worker", None)
+        assert not play.runtime.busy
+
+
+@pytest.mark.parametrize("number", [50, 300])
+async def test_a_gather_of_many_steps_that_wait_holds_no_slot(number: int) -> None:
+    async with spec(worker(lambda ctx: ctx.gather(*(ctx.sleep(5) for _ in range(number))))) as play:
+        await play.when("worker", None)
+        assert not play.runtime.busy

@@ -342,6 +342,14 @@ def test_a_task_that_is_to_stop_waits_for_nothing_that_it_waited_for_before(log:
     assert task_rows(log)["t1"].waiting == ()
 
 
+def test_a_task_does_not_wait_for_a_step_that_it_gave_up(log: Log) -> None:
+    log.start_task("writer/t1", "t1", log.start_run())
+    log.add("writer/t1", e.QuestionAsked(step="ask#0", fingerprint="", to="x/y", task="t2"), task="t1")
+    log.add("writer/t1", e.WaitStarted(step="receive:feedback#0", kind="feedback"), task="t1")
+    log.add("writer/t1", e.StepGivenUp(step="ask#0"), task="t1")
+    assert [wait.step for wait in task_rows(log)["t1"].waiting] == ["receive:feedback#0"]
+
+
 def test_of_very_many_waits_some_are_listed(log: Log) -> None:
     log.start_task("writer/t1", "t1", log.start_run())
     for number in range(tasks.MAX_WAITING + 100):
