@@ -1,4 +1,4 @@
-"""The installed command `callboard`, run from outside."""
+"""The command `callboard`, run from outside: installed where it serves, forked where it is asked."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from tests.conftest import DEADLINE_S, run
 from tests.databases import administer, at, forget_keys
+from tests.forking import Forks
 from tests.servers import Servers
 
 CALLBOARD = Path(sys.executable).parent / "callboard"
@@ -39,19 +40,11 @@ def environment(servers: Servers, folder: Path) -> Iterator[dict[str, str]]:
     run(administer(servers, f"drop database {name} with (force)"))
 
 
-def command_in(environ: dict[str, str]) -> Callboard:
-    """Runs one command to its end."""
+def command_in(environ: dict[str, str], forks: Forks) -> Callboard:
+    """Runs one command to its end, in a process forked from one that has imported all of it."""
 
     def command(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [CALLBOARD, *arguments],
-            env=environ | changed,
-            cwd=environ["PWD"],
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        return forks.run(arguments, environ | changed)
 
     return command
 

@@ -2,32 +2,43 @@
 
 As a program it reads a command a line, as JSON, and answers each with a line; it ends with its input.
 
-    {"start": [argument, ...], "environ": {...}, "log": path}    the pid of `callboard ARGUMENT...` in the folder PWD
-    {"wait": pid}                                                its exit code, negative for a signal
+    {"start": [argument, ...], "environ": {...},    the pid of `callboard ARGUMENT...` in the folder PWD,
+     "out": path, "err": path}                      its outputs added to these files
+    {"wait": pid}                                   its exit code, negative for a signal
 """
 
 import json
 import os
 import subprocess
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, NoReturn
 
 SERVER: Final = (sys.executable, "-m", "tests.forking")
 
 
 class Forks:
-    """What forks. Who kills a process waits for it, too."""
+    """What forks. Who kills a process waits for it, too. For one thread."""
 
     def __init__(self, server: "subprocess.Popen[str]") -> None:
         self._server = server
 
     def start(self, arguments: Sequence[str], environ: dict[str, str], log: Path) -> int:
         """Run `callboard` with these arguments, its output added to a file; gives its pid."""
-        return self._ask({"start": arguments, "environ": environ, "log": str(log)})
+        return self._ask({"start": arguments, "environ": environ, "out": str(log), "err": str(log)})
+
+    def run(self, arguments: Sequence[str], environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+        """Run `callboard` with these arguments to its end."""
+        with TemporaryDirectory() as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            pid = self._ask({"start": arguments, "environ": environ, "out": str(out), "err": str(err)})
+            code = self.wait(pid)
+            return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
 
     def wait(self, pid: int) -> int:
         """Wait for its end; gives the exit code."""
@@ -75,15 +86,19 @@ def _become(main: Any, command: dict[str, Any]) -> NoReturn:
     os.environ.clear()
     os.environ.update(command["environ"])
     os.chdir(os.environ["PWD"])
-    out = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for fd, to in ((os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (out, 2)):
-        os.dup2(fd, to)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for name, to in (("out", 1), ("err", 2)):
+        os.dup2(os.open(command[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND), to)
     sys.argv = ["callboard", *command["start"]]
     code = 1
     try:
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
+    except BaseException:  # noqa: BLE001 - as the interpreter does it
+        traceback.print_exc()
+    else:
+        code = 0
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

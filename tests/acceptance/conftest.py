@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cli_kit import Callboard, command_in, environment
+from tests.forking import Forks
 from tests.servers import Servers
 
 
@@ -21,6 +22,6 @@ def environ(
 
 
 @pytest.fixture(scope="module")
-def callboard(environ: dict[str, str]) -> Callboard:
+def callboard(environ: dict[str, str], forks: Forks) -> Callboard:
     """Runs one command to its end."""
-    return command_in(environ)
+    return command_in(environ, forks)

@@ -94,7 +94,7 @@ def office(servers: Servers, forks: Forks, tmp_path_factory: pytest.TempPathFact
         environ = made | there.env | {"CALLBOARD_CONFIG": str(folder / "callboard.toml")}
         with processes(forks, environ, "app.py") as serving:
             serving.start("a")
-            yield Office(command_in(environ), there, serving, folder)
+            yield Office(command_in(environ, forks), there, serving, folder)
 
 
 def mail(to: str, id_: str = "call_1") -> Tool:

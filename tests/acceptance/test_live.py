@@ -9,6 +9,7 @@ from redis import Redis
 
 from tests.cli_kit import CALLBOARD, Callboard, command_in, environment, read, until, up
 from tests.conftest import DEADLINE_S
+from tests.forking import Forks
 from tests.servers import Servers
 
 TELLER = '''
@@ -35,9 +36,9 @@ def environ(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def callboard(environ: dict[str, str]) -> Callboard:
+def callboard(environ: dict[str, str], forks: Forks) -> Callboard:
     """Runs one command to its end."""
-    return command_in(environ)
+    return command_in(environ, forks)
 
 
 def watched(environ: dict[str, str], run: str) -> bool:

@@ -6,22 +6,18 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from actors.models.tiers import KEYS, TIERS
-from tests.cli_kit import CALLBOARD
+from tests.cli_kit import Callboard, command_in
+from tests.forking import Forks
 
 
-def callboard(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def callboard(forks: Forks, tmp_path: Path) -> Callboard:
     secret = {name for names in KEYS.values() for name in names}
     kept = {name: it for name, it in os.environ.items() if name not in secret and not name.startswith("CALLBOARD_")}
-    return subprocess.run(
-        [CALLBOARD, *arguments],
-        env={**kept, **environ, "COLUMNS": "160"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return command_in({**kept, "COLUMNS": "160", "PWD": str(tmp_path)}, forks)
 
 
 def found(done: subprocess.CompletedProcess[str]) -> Mapping[str, dict[str, object]]:
@@ -29,8 +25,8 @@ def found(done: subprocess.CompletedProcess[str]) -> Mapping[str, dict[str, obje
     return {each["model"]: each for each in json.loads(done.stdout)}
 
 
-def test_all_tiers_are_listed_with_prices_and_keys(tmp_path: Path) -> None:
-    models = found(callboard(tmp_path, "models", "--json", OPENAI_API_KEY="sk-canary-0123456789"))
+def test_all_tiers_are_listed_with_prices_and_keys(callboard: Callboard, tmp_path: Path) -> None:
+    models = found(callboard("models", "--json", OPENAI_API_KEY="sk-canary-0123456789"))
     assert set(models) == {model for tier in TIERS.values() for model in tier}
     assert models["openai/gpt-6-luna"]["key"] == "set"
     assert models["anthropic/claude-opus-5-5"]["key"] == "missing"
@@ -40,8 +36,8 @@ def test_all_tiers_are_listed_with_prices_and_keys(tmp_path: Path) -> None:
     assert (prices["input"], prices["output"], prices["currency"]) == ("0.1", "0.5", "USD")
 
 
-def test_for_people_there_is_a_table_without_keys(tmp_path: Path) -> None:
-    done = callboard(tmp_path, "models", "cost_optimized", OPENAI_API_KEY="sk-canary-0123456789")
+def test_for_people_there_is_a_table_without_keys(callboard: Callboard, tmp_path: Path) -> None:
+    done = callboard("models", "cost_optimized", OPENAI_API_KEY="sk-canary-0123456789")
     assert done.returncode == 0
     assert "OPENAI_API_KEY set" in done.stdout
     assert "ANTHROPIC_API_KEY missing" in done.stdout
@@ -49,16 +45,16 @@ def test_for_people_there_is_a_table_without_keys(tmp_path: Path) -> None:
     assert "claude-opus" not in done.stdout
 
 
-def test_a_model_without_a_price_is_unpriced(tmp_path: Path) -> None:
-    (model,) = found(callboard(tmp_path, "models", "hosted_vllm/mine", "--json")).values()
+def test_a_model_without_a_price_is_unpriced(callboard: Callboard, tmp_path: Path) -> None:
+    (model,) = found(callboard("models", "hosted_vllm/mine", "--json")).values()
     assert (model["prices"], model["key"], model["tiers"]) == (None, "none", [])
-    assert "unpriced" in callboard(tmp_path, "models", "hosted_vllm/mine").stdout
+    assert "unpriced" in callboard("models", "hosted_vllm/mine").stdout
 
 
-def test_the_configuration_counts(tmp_path: Path) -> None:
+def test_the_configuration_counts(callboard: Callboard, tmp_path: Path) -> None:
     config = tmp_path / "callboard.toml"
     config.write_text('[tiers]\nfast = ["hosted_vllm/mine"]\n[prices."hosted_vllm/mine"]\ninput = 0.25\noutput = 10\n')
-    (model,) = found(callboard(tmp_path, "models", "fast", "--json", CALLBOARD_CONFIG=str(config))).values()
+    (model,) = found(callboard("models", "fast", "--json", CALLBOARD_CONFIG=str(config))).values()
     prices = model["prices"]
     assert isinstance(prices, dict)
     assert (prices["input"], prices["cached_input"], prices["output"]) == ("0.25", "0.25", "10")
@@ -66,8 +62,8 @@ def test_the_configuration_counts(tmp_path: Path) -> None:
     assert " + " in str(model["price_table"])
 
 
-def test_bad_input_is_told_by_name(tmp_path: Path) -> None:
-    unknown = callboard(tmp_path, "models", "fats")
+def test_bad_input_is_told_by_name(callboard: Callboard, tmp_path: Path) -> None:
+    unknown = callboard("models", "fats")
     assert unknown.returncode == 2
     assert "'fats'" in unknown.stderr
     assert "cost_optimized, fast, high_reasoning" in unknown.stderr
@@ -80,7 +76,7 @@ def test_bad_input_is_told_by_name(tmp_path: Path) -> None:
             "    async def handle(self, text: str, ctx: Context) -> str:\n"
             "        return text\n"
         )
-        bad = callboard(tmp_path, *arguments, CALLBOARD_CONFIG=str(config), CALLBOARD_HOME=str(tmp_path / "home"))
+        bad = callboard(*arguments, CALLBOARD_CONFIG=str(config), CALLBOARD_HOME=str(tmp_path / "home"))
         assert bad.returncode == 2
         assert "deadlines.total = 5 can't be used: there is no such key; is it total_s?" in bad.stderr.replace(
             "\n", " "

@@ -39,7 +39,7 @@ def test_with_one_providers_key_the_newsroom_asks_that_provider(
         environ = kept | {name: there.env[name] for name in KEYS[company]}
         with processes(forks, environ, "newsroom.py") as serving:
             serving.start("a")
-            callboard = command_in(environ)
+            callboard = command_in(environ, forks)
             done: Any = read(callboard, "send", "writer", '{"topic": "tides"}', "--wait")
             (receipt,) = done["sent"]
             assert receipt["result"] == {"text": REVIEW, "review": json.loads(REVIEW)}

@@ -8,6 +8,7 @@ from protocols.events import Meta, NewEvent
 from protocols.ports import ANY
 from tests.cli_kit import command_in, environment
 from tests.conftest import run
+from tests.forking import Forks
 from tests.servers import Servers
 
 
@@ -16,9 +17,11 @@ async def append(database_url: str) -> None:
         await store.append("x/y", [NewEvent(type="model.completed", data=b"{}", meta=Meta(run="r"))], ANY)
 
 
-def test_a_read_model_that_stopped_is_told_and_the_others_are_read(servers: Servers, tmp_path: Path) -> None:
+def test_a_read_model_that_stopped_is_told_and_the_others_are_read(
+    servers: Servers, forks: Forks, tmp_path: Path
+) -> None:
     with environment(servers, tmp_path) as environ:
-        callboard = command_in(environ)
+        callboard = command_in(environ, forks)
         run(append(environ["CALLBOARD_DATABASE_URL"]))
         told = "can't take event x/y@1 (model.completed, position 1)"
         listed = callboard("runs", "--json")

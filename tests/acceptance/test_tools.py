@@ -2,15 +2,16 @@
 
 import json
 import os
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors.tools.registry import tool_id
-from tests.cli_kit import CALLBOARD
+from tests.cli_kit import Callboard, command_in
+from tests.forking import Forks
 
 TROUBLEMAKER = Path(__file__).parents[1] / "mcp_troublemaker.py"
 APP = '''
@@ -78,22 +79,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def callboard(folder: Path, *arguments: str, config: str = "callboard.toml") -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def callboard(forks: Forks, folder: Path) -> Callboard:
+    """Runs `callboard tools` to its end."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CALLBOARD_")}
-    return subprocess.run(
-        [CALLBOARD, "tools", *arguments],
-        env={**kept, "COLUMNS": "160", "CANARY_KEY": CANARY} | ({"CALLBOARD_CONFIG": config} if config else {}),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environ = kept | {"COLUMNS": "160", "CANARY_KEY": CANARY, "CALLBOARD_CONFIG": "callboard.toml", "PWD": str(folder)}
+    return partial(command_in(environ, forks), "tools")
 
 
-def read(folder: Path, *arguments: str, **options: str) -> dict[str, Any]:
+def read(callboard: Callboard, *arguments: str) -> dict[str, Any]:
     """What is listed, by name; nothing else is said."""
-    done = callboard(folder, *arguments, "--json", **options)
+    done = callboard(*arguments, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert CANARY not in done.stdout
     found = json.loads(done.stdout)
@@ -101,8 +97,8 @@ def read(folder: Path, *arguments: str, **options: str) -> dict[str, Any]:
     return {each["name"]: each for each in found}
 
 
-def test_all_tools_of_an_app_are_listed_with_what_is_true_of_them(folder: Path) -> None:
-    tools = read(folder, "--app", "app.py")
+def test_all_tools_of_an_app_are_listed_with_what_is_true_of_them(callboard: Callboard) -> None:
+    tools = read(callboard, "--app", "app.py")
     search = tools["search"]
     assert (search["id"], search["source"]) == (tool_id("function", "search"), "function")
     assert search["origin"].endswith("app.search")
@@ -128,8 +124,8 @@ def test_all_tools_of_an_app_are_listed_with_what_is_true_of_them(folder: Path) 
     assert not spare["time__convert_time"]["untrusted"]
 
 
-def test_what_the_policies_say_is_told_by_tool(folder: Path) -> None:
-    tools = read(folder, "--app", "app.py", "--role", "librarian")
+def test_what_the_policies_say_is_told_by_tool(callboard: Callboard) -> None:
+    tools = read(callboard, "--app", "app.py", "--role", "librarian")
     said = {name: (each["policy"], each["after_untrusted"]) for name, each in tools.items() if not each["error"]}
     assert said == {
         "search": ("allow", "allow"),
@@ -144,8 +140,8 @@ def test_what_the_policies_say_is_told_by_tool(folder: Path) -> None:
     assert tools["it__fail"]["why"] == "it fails anyway"
 
 
-def test_what_can_t_be_had_is_a_row_with_the_reason(folder: Path) -> None:
-    tools = read(folder, "--app", "app.py", "--role", "librarian")
+def test_what_can_t_be_had_is_a_row_with_the_reason(callboard: Callboard) -> None:
+    tools = read(callboard, "--app", "app.py", "--role", "librarian")
     errors = {name: each["error"] for name, each in tools.items() if each["error"]}
     assert set(errors) == {"away", "nowhere", "elsewhere"}
     assert "'away' can't be started: there is no 'no-such-program'" in errors["away"]
@@ -153,16 +149,16 @@ def test_what_can_t_be_had_is_a_row_with_the_reason(folder: Path) -> None:
     assert "it is no role of this app" in errors["elsewhere"]
 
 
-def test_without_an_app_the_servers_of_the_configuration_are_listed(folder: Path) -> None:
-    tools = read(folder)
+def test_without_an_app_the_servers_of_the_configuration_are_listed(callboard: Callboard) -> None:
+    tools = read(callboard)
     assert {each["source"] for each in tools.values()} == {"mcp"}
     assert {each["role"] for each in tools.values()} == {None}
     assert {"it__add", "it__note_and_die", "time__get_current_time", "away"} <= set(tools)
-    assert "no role names any, and the configuration no MCP server" in callboard(folder, config="").stdout
+    assert "no role names any, and the configuration no MCP server" in callboard(CALLBOARD_CONFIG="").stdout
 
 
-def test_for_people_there_is_a_table_and_errors_below_it(folder: Path) -> None:
-    done = callboard(folder, "--app", "app.py")
+def test_for_people_there_is_a_table_and_errors_below_it(callboard: Callboard) -> None:
+    done = callboard("--app", "app.py")
     assert (done.returncode, done.stderr) == (0, "")
     for words in (
         "approve: more than one copy; allow if copies is like '1'",
@@ -182,7 +178,7 @@ def test_for_people_there_is_a_table_and_errors_below_it(folder: Path) -> None:
         (("--app", "none.py"), "there is no such file"),
     ],
 )
-def test_bad_input_is_told_by_name(folder: Path, arguments: tuple[str, ...], said: str) -> None:
-    done = callboard(folder, *arguments)
+def test_bad_input_is_told_by_name(callboard: Callboard, arguments: tuple[str, ...], said: str) -> None:
+    done = callboard(*arguments)
     assert done.returncode == 2
     assert said in done.stderr.replace("\n", " ")

@@ -78,7 +78,7 @@ def company(servers: Servers, forks: Forks, folder: Path) -> Iterator[Company]:
         environ = made | there.env | {"CALLBOARD_CONFIG": str(folder / "callboard.toml")}
         with processes(forks, environ, "app.py") as serving:
             serving.start("a", "b", "c")
-            it = Company(environ, command_in(environ), there, serving)
+            it = Company(environ, command_in(environ, forks), there, serving)
             done = it.callboard("budgets", "set", "role", "caller", "1 USD", "--per", "ever")
             assert done.returncode == 0, done.stderr
             yield it

@@ -10,6 +10,7 @@ import asyncpg
 from tests.cli_kit import Callboard, command_in, environment, until, up
 from tests.conftest import run
 from tests.fake_provider import KEY, Play, failing
+from tests.forking import Forks
 from tests.process_kit import provider
 from tests.servers import Servers
 
@@ -89,11 +90,11 @@ def shown(callboard: Callboard, actor: str) -> dict[str, str]:
     return {command: it.stdout + it.stderr for command, it in done.items()}
 
 
-def test_planted_keys_occur_nowhere(servers: Servers, tmp_path: Path) -> None:
+def test_planted_keys_occur_nowhere(servers: Servers, forks: Forks, tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(APP)
     with provider() as there, environment(servers, tmp_path) as made:
         environ = made | there.env | {"SHOP_API_KEY": CANARY, "CALLBOARD_LOG_LEVEL": "DEBUG"}
-        callboard = command_in(environ)
+        callboard = command_in(environ, forks)
         quoted = f"Incorrect API key provided: {KEY}. You sent {CANARY} and {FORM}."
         there.play(failing(401, quoted), Play(echo=True))
         with up(environ, "shop.py", "--in-process", ready="ready: serves shop") as log:
