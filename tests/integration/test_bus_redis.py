@@ -249,9 +249,7 @@ async def test_all_goes_on_after_redis_died_and_came_back_empty(server: Server, 
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=lambda how: how.name)
-async def test_leaving_takes_less_than_a_second_without_redis(
-    server: Server, how: signal.Signals, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_leaving_takes_less_than_a_second_without_redis(server: Server, how: signal.Signals) -> None:
     opened = RedisBus.open(server.url, "test", ROUTES.get)
     bus = await opened.__aenter__()
     async with owner(bus, FIRST) as it:

@@ -49,15 +49,13 @@ async def test_while_redis_is_dead_each_process_goes_by_itself_and_afterwards_al
         assert await throttle.state(TARGET) == "open"
         assert await other.state(TARGET) == "closed"
         assert [await throttle.take("b", 1, 1), await throttle.take("b", 1, 1)] == [0.0, pytest.approx(60, abs=5)]
+        lines = [record.getMessage() for record in caplog.records if "throttle" in record.getMessage()]
+        assert [line.partition(":")[2][:20] for line in lines] == [" no answer from Redi"] * 2  # one of each process
         await server.start()
         await state_becomes(throttle, "closed")  # as Redis says
         for _ in range(2):
             await throttle.report(TARGET, BREAKER, ok=False)
         await state_becomes(other, "open")
-    lines = [record.getMessage() for record in caplog.records if "throttle" in record.getMessage()]
-    assert [line.partition(":")[2][:20] for line in lines[:1]] == [" no answer from Redi"]
-    assert sum("is back" in line for line in lines) == 2  # one of each process
-    assert len(lines) == 4
 
 
 async def test_a_redis_that_stalls_keeps_nobody_waiting_for_long(server: Server, throttle: RedisThrottle) -> None:
