@@ -24,7 +24,7 @@ from uuid import uuid4
 import asyncpg
 
 from eventstore.chain import Row, batch_digest
-from eventstore.database import UNAVAILABLE, connect, reason_of
+from eventstore.database import UNAVAILABLE, cancellation_passes, connect, reason_of
 from eventstore.ledger_tables import EntryRow, entry_row, refusal_of
 from eventstore.recent import Recent, WrittenBatch
 from eventstore.rules import Append, admit, count_in
@@ -207,7 +207,8 @@ class Appender:
         while batch.appends:
             try:
                 async with asyncio.timeout(ATTEMPT_S):
-                    written = await self._attempt(batch)
+                    with cancellation_passes():
+                        written = await self._attempt(batch)
                 return self._settle(batch, written)
             except BAD_DATA as error:
                 if batch.careful or not isinstance(error, asyncpg.UniqueViolationError):

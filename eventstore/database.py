@@ -4,9 +4,10 @@ A connection pooler in transaction mode (PgBouncer) may stand between: nothing h
 and named prepared statements are used only where the server itself answers.
 """
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -93,6 +94,23 @@ async def connection_pool(url: str, *, size: int, pooled: bool) -> AsyncIterator
             raise
 
 
+@contextmanager
+def cancellation_passes() -> Iterator[None]:
+    """Raise CancelledError if the task is cancelled meanwhile, also where something else is raised in its place.
+
+    asyncpg does so: a cancelled statement's transaction is rolled back, which fails if the connection breaks just then
+    ("cannot switch to state ...; another operation ... is in progress").
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    except Exception as error:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError from error
+        raise
+
+
 async def fetch(pool: asyncpg.Pool, query: str, *arguments: object) -> list[Any]:
     """A query's rows; raises StoreUnavailable. The query must be one that may run twice.
 
@@ -100,7 +118,8 @@ async def fetch(pool: asyncpg.Pool, query: str, *arguments: object) -> list[Any]
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            rows: list[Any] = await pool.fetch(query, *arguments)
+            with cancellation_passes():
+                rows: list[Any] = await pool.fetch(query, *arguments)
         except ValueError:  # an argument doesn't fit
             raise
         except UNAVAILABLE as error:

@@ -228,6 +228,43 @@ async def test_an_error_of_the_caller_leaves_the_store_as_it_is(database_url: st
             raise ZeroDivisionError
 
 
+async def hides_its_cancellation(*_: object) -> None:
+    """What asyncpg does where a connection breaks while a cancelled statement's transaction is rolled back."""
+    try:
+        await anyio.sleep_forever()
+    except asyncio.CancelledError:
+        raise asyncpg.InternalClientError("cannot switch to state 15; another operation (12) is in progress") from None
+
+
+async def test_an_appender_that_is_cancelled_while_its_connection_breaks_ends(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender.Appender, "_attempt", hides_its_cancellation)
+    outcomes = []
+
+    async def leave_in_error() -> None:
+        async with PostgresEventStore.open(database_url, retry_s=10 * DEADLINE_S) as store:
+            outcomes.append(store.submit("writer/a", [event()], NO_STREAM))
+            await anyio.wait_all_tasks_blocked()
+            raise ZeroDivisionError
+
+    leaving = asyncio.create_task(leave_in_error())
+    await asyncio.wait([leaving], timeout=DEADLINE_S / 4)
+    assert isinstance(leaving.exception(), ZeroDivisionError)
+    assert isinstance(outcomes[0].exception(), StoreUnavailable)
+
+
+async def test_a_read_that_is_cancelled_while_its_connection_breaks_is_not_tried_again(
+    store: PostgresEventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asyncpg.Pool, "fetch", hides_its_cancellation)
+    reading = asyncio.create_task(store.head())
+    await anyio.wait_all_tasks_blocked()
+    reading.cancel()
+    await asyncio.wait([reading], timeout=DEADLINE_S)
+    assert reading.cancelled()
+
+
 # -- several writers ---------------------------------------------------------------------------------------
 
 
