@@ -4,7 +4,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,10 @@ class Stage:
         await self.at_rest(within_s)
         self.deaths = self.troupe.deaths
         async with self.redis() as redis:
-            await rest.check_bus(redis, namespace_of(self.stack.store.store_id))
+            namespace = namespace_of(self.stack.store.store_id)
+            with suppress(TimeoutError):  # what is settled is acknowledged a little later
+                await rest.becomes(lambda: rest.nothing_is_left(redis, namespace))
+            await rest.check_bus(redis, namespace)
         await self.troupe.end()
         await self.stack.runner.catch_up()
         events = await self.log()
