@@ -47,8 +47,8 @@ def test_a_payload_is_read_as_utf_8_whatever_the_locale_says(tmp_path: Path, mon
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
     assert payload_of("-") == "\N{CYRILLIC SMALL LETTER O}"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="ascii"))
-    for bad in ("-", "bytes \udcff"):
-        with pytest.raises(BadOption, match="byte 1 is no UTF-8"):
+    for bad, where in (("-", "byte 1 is no UTF-8"), ("bytes \udcff", "character 7 is no Unicode")):
+        with pytest.raises(BadOption, match=where):
             payload_of(bad)
 
 
