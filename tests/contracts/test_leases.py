@@ -287,7 +287,11 @@ async def test_a_process_that_leaves_gives_everything_back_and_no_longer_counts(
 async def test_heartbeats_at_one_moment_never_take_the_same_partition(database_url: str, partitions: int) -> None:
     processes = [f"p{n}" for n in range(5)]
     owned: list[Lease] = []
-    async with PostgresEventStore.open(database_url) as store, PostgresEventStore.open(database_url) as other:
+    connections = len(processes) + 1  # one is the appender's
+    async with (
+        PostgresEventStore.open(database_url, connections=connections) as store,
+        PostgresEventStore.open(database_url) as other,
+    ):
         leases = PostgresLeases(store.pool)
         await leases.register(Route("writer", partitions))
 
