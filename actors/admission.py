@@ -16,8 +16,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from protocols.messages import Priority
-from protocols.ports import Delivery
+from callboard.protocols.messages import Priority
+from callboard.protocols.ports import Delivery
 
 SHARES: Final[Mapping[Priority, int]] = {"high": 16, "normal": 4, "low": 1}
 WHOLE: Final = 1000  # so many messages are kept whole; of those that wait behind them only the envelope

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actors.cancellation import cancel, reason_of
-from actors.fold import WAITS
-from actors.step_record import StepRecord
-from actors.values import content_of, part_json, store_value
-from protocols import events as e
-from protocols.errors import BadName, DeadlineExceeded, MessageNotInLog, StoreUnavailable
-from protocols.messages import Message, encode_json, error_info
+from callboard.actors.cancellation import cancel, reason_of
+from callboard.actors.fold import WAITS
+from callboard.actors.step_record import StepRecord
+from callboard.actors.values import content_of, part_json, store_value
+from callboard.protocols import events as e
+from callboard.protocols.errors import BadName, DeadlineExceeded, MessageNotInLog, StoreUnavailable
+from callboard.protocols.messages import Message, encode_json, error_info
 
 if TYPE_CHECKING:
-    from actors.work import Work
+    from callboard.actors.work import Work
 
 Settle = Callable[[], None]
 NOBODY_WAITS = "nothing waits for it any more"

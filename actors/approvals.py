@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from actors.values import store_value
-from protocols import events as e
-from protocols.errors import NotApproved
-from protocols.redaction import redact_json
-from protocols.values import encode_value
+from callboard.actors.values import store_value
+from callboard.protocols import events as e
+from callboard.protocols.errors import NotApproved
+from callboard.protocols.redaction import redact_json
+from callboard.protocols.values import encode_value
 
 if TYPE_CHECKING:
-    from actors.work import Work
+    from callboard.actors.work import Work
 
 
 async def approval(

@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from actors.model_calls import Ask, call_model
-from actors.models.call import ModelReply, Prompt
-from actors.models.structured import AnswerType
-from actors.policies import Cache
-from actors.recorded import Recorded
-from actors.tool_turns import ToolTurns
-from actors.toolbox import ToolLike
-from actors.tools.loop import LoopLimits, ToolAnswer, run_tools
-from protocols.values import encode_value
+from callboard.actors.model_calls import Ask, call_model
+from callboard.actors.models.call import ModelReply, Prompt
+from callboard.actors.models.structured import AnswerType
+from callboard.actors.policies import Cache
+from callboard.actors.recorded import Recorded
+from callboard.actors.tool_turns import ToolTurns
+from callboard.actors.toolbox import ToolLike
+from callboard.actors.tools.loop import LoopLimits, ToolAnswer, run_tools
+from callboard.protocols.values import encode_value
 
 if TYPE_CHECKING:
-    from actors.context import Context
+    from callboard.actors.context import Context
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ what all processes open within that time.
 from collections import OrderedDict
 from typing import Final
 
-from protocols.errors import TooManyTasks
+from callboard.protocols.errors import TooManyTasks
 
 RUN_TASKS: Final = 200_000  # of a run, unless set otherwise
 RUNS: Final = 10_000  # that are counted here; of more, those that opened tasks last

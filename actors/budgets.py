@@ -1,8 +1,8 @@
 """Budgets: set, topped up and removed by people, and warned of in time.
 
-What a budget means is in `protocols.ledger`; that it holds is the event store's work. Here is what people do with
-budgets. Each deed is an event that names who did it, in the budget's own stream or, where it is about one attempt, in
-that of its run.
+What a budget means is in `callboard.protocols.ledger`; that it holds is the event store's work. Here is what people do
+with budgets. Each deed is an event that names who did it, in the budget's own stream or, where it is about one attempt,
+in that of its run.
 """
 
 import logging
@@ -10,9 +10,9 @@ import re
 from decimal import Decimal
 from typing import Final, get_args
 
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.errors import (
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.errors import (
     AmbiguousId,
     BadBudget,
     BadName,
@@ -21,10 +21,10 @@ from protocols.errors import (
     UnknownAttempt,
     UnknownBudget,
 )
-from protocols.ledger import EACH, Account, Budget, Charge, Over, Period, Scope, SetBudget
-from protocols.money import Money, decimals
-from protocols.names import budget_stream, check_key, check_role, check_tenant, run_stream
-from protocols.ports import ANY, EventStore, LedgerView
+from callboard.protocols.ledger import EACH, Account, Budget, Charge, Over, Period, Scope, SetBudget
+from callboard.protocols.money import Money, decimals
+from callboard.protocols.names import budget_stream, check_key, check_role, check_tenant, run_stream
+from callboard.protocols.ports import ANY, EventStore, LedgerView
 
 log = logging.getLogger("callboard.budgets")
 

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from actors.cell import Cell
+    from callboard.actors.cell import Cell
 
 
 class Busy(dict[str, "Cell"]):

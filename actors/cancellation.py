@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from actors.function_calls import call_step
-from actors.steps import fingerprint
-from protocols import events as e
-from protocols.errors import StepFailed
-from protocols.messages import Message, value_of
+from callboard.actors.function_calls import call_step
+from callboard.actors.steps import fingerprint
+from callboard.protocols import events as e
+from callboard.protocols.errors import StepFailed
+from callboard.protocols.messages import Message, value_of
 
 if TYPE_CHECKING:
-    from actors.work import Work
+    from callboard.actors.work import Work
 
 PREFIX = "cancel/"  # of a compensation's step
 MAX_REASON_CHARACTERS = 4000

@@ -7,32 +7,32 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from actors.answers import receive
-from actors.cancellation import reason_of
-from actors.definition import Definition
-from actors.fold import LOST, ActorFold, TaskFold
-from actors.journal import Journal
-from actors.loading import has_begun, load_actor
-from actors.outgoing import error_reply
-from actors.quarantine import DEAD_AFTER, SUSPECT_AFTER
-from actors.work import Work
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.errors import (
+from callboard.actors.answers import receive
+from callboard.actors.cancellation import reason_of
+from callboard.actors.definition import Definition
+from callboard.actors.fold import LOST, ActorFold, TaskFold
+from callboard.actors.journal import Journal
+from callboard.actors.loading import has_begun, load_actor
+from callboard.actors.outgoing import error_reply
+from callboard.actors.quarantine import DEAD_AFTER, SUSPECT_AFTER
+from callboard.actors.work import Work
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.errors import (
     AlreadyHandled,
     AppendRefused,
     CallboardError,
     StoreUnavailable,
     TaskCanceled,
 )
-from protocols.messages import ErrorInfo, Message, error_info
-from protocols.names import parse_stream
-from protocols.ports import Appended, Delivery, Tenure
-from protocols.states import RUNNING
+from callboard.protocols.messages import ErrorInfo, Message, error_info
+from callboard.protocols.names import parse_stream
+from callboard.protocols.ports import Appended, Delivery, Tenure
+from callboard.protocols.states import RUNNING
 
 if TYPE_CHECKING:
-    from actors.runtime import Runtime
-    from protocols.events import NewEvent
+    from callboard.actors.runtime import Runtime
+    from callboard.protocols.events import NewEvent
 
 MAX_CANCELED = 1000  # tasks of one actor whose cancel came before they did
 

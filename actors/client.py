@@ -9,16 +9,16 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from actors.directory import Directory
-from actors.inputs import check_kind, check_payload, times
-from protocols import events as e
-from protocols.codec import body_of, new_event
-from protocols.errors import AlreadyHandled, TaskCanceled, TaskFailed, UnknownRun
-from protocols.messages import OPENS_TASK, Kind, Message, Priority, part_of
-from protocols.names import check_tenant, message_id, new_id, role_of, run_stream
-from protocols.ports import ANY, NO_STREAM, Bus, Clock, EventStore, Expected, SystemClock
-from protocols.trace import root_traceparent
-from protocols.types import decode_as
+from callboard.actors.directory import Directory
+from callboard.actors.inputs import check_kind, check_payload, times
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of, new_event
+from callboard.protocols.errors import AlreadyHandled, TaskCanceled, TaskFailed, UnknownRun
+from callboard.protocols.messages import OPENS_TASK, Kind, Message, Priority, part_of
+from callboard.protocols.names import check_tenant, message_id, new_id, role_of, run_stream
+from callboard.protocols.ports import ANY, NO_STREAM, Bus, Clock, EventStore, Expected, SystemClock
+from callboard.protocols.trace import root_traceparent
+from callboard.protocols.types import decode_as
 
 
 class Sent(msgspec.Struct, frozen=True):

@@ -13,25 +13,25 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from actors.asking import Asking
-from actors.cancellation import PREFIX, Compensation, hand_on, new_ground
-from actors.definition import Handoff
-from actors.function_calls import ToolUse, call_step, repeatable, step_mark, use_tool
-from actors.functions import function_name, return_type
-from actors.inputs import ASKED, TOLD, TOLD_TO_TASK, check_kind
-from actors.outgoing import outgoing
-from actors.recorded import decode
-from actors.steps import content_mark, enter_branch, fingerprint, in_own_task
-from actors.tools.declaration import declared
-from actors.values import large, load_value
-from protocols import events as e
-from protocols.a2a import Artifact, Part
-from protocols.errors import ValueRefused
-from protocols.messages import Kind, ReplyTo, encode_json, part_of
-from protocols.money import ValueRule
-from protocols.redaction import redact
-from protocols.types import check_type
-from protocols.values import encode_value
+from callboard.actors.asking import Asking
+from callboard.actors.cancellation import PREFIX, Compensation, hand_on, new_ground
+from callboard.actors.definition import Handoff
+from callboard.actors.function_calls import ToolUse, call_step, repeatable, step_mark, use_tool
+from callboard.actors.functions import function_name, return_type
+from callboard.actors.inputs import ASKED, TOLD, TOLD_TO_TASK, check_kind
+from callboard.actors.outgoing import outgoing
+from callboard.actors.recorded import decode
+from callboard.actors.steps import content_mark, enter_branch, fingerprint, in_own_task
+from callboard.actors.tools.declaration import declared
+from callboard.actors.values import large, load_value
+from callboard.protocols import events as e
+from callboard.protocols.a2a import Artifact, Part
+from callboard.protocols.errors import ValueRefused
+from callboard.protocols.messages import Kind, ReplyTo, encode_json, part_of
+from callboard.protocols.money import ValueRule
+from callboard.protocols.redaction import redact
+from callboard.protocols.types import check_type
+from callboard.protocols.values import encode_value
 
 T = TypeVar("T")
 

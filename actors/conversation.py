@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from actors.models.call import ChatMessage, Prompt, chat
-from actors.models.history import about_tokens, newest, split_system
-from actors.policies import Memory
+from callboard.actors.models.call import ChatMessage, Prompt, chat
+from callboard.actors.models.history import about_tokens, newest, split_system
+from callboard.actors.policies import Memory
 
 if TYPE_CHECKING:
-    from actors.work import Work
+    from callboard.actors.work import Work
 
 SUMMARISE: Final = (
     "Summarise this conversation for somebody who has to go on with it: facts, decisions, open questions, and what "

@@ -12,14 +12,14 @@ import msgspec
 from asyncpg import Pool
 from msgspec import Struct
 
-from actors.directory import Directory
-from actors.inputs import check_payload
-from projections import dead_letters, tasks
-from projections.dead_letters import DeadLetter
-from protocols import events as e
-from protocols.a2a import Part
-from protocols.codec import body_of, new_event
-from protocols.errors import (
+from callboard.actors.directory import Directory
+from callboard.actors.inputs import check_payload
+from callboard.projections import dead_letters, tasks
+from callboard.projections.dead_letters import DeadLetter
+from callboard.protocols import events as e
+from callboard.protocols.a2a import Part
+from callboard.protocols.codec import body_of, new_event
+from callboard.protocols.errors import (
     AlreadyHandled,
     AlreadyRedriven,
     AmbiguousId,
@@ -30,10 +30,10 @@ from protocols.errors import (
     UnknownRole,
     listed,
 )
-from protocols.messages import OPENS_TASK, Message, part_of
-from protocols.names import actor_stream, dead_stream, message_id, new_id, parse_message_id
-from protocols.ports import ANY, Bus, EventStore
-from protocols.trace import child_traceparent
+from callboard.protocols.messages import OPENS_TASK, Message, part_of
+from callboard.protocols.names import actor_stream, dead_stream, message_id, new_id, parse_message_id
+from callboard.protocols.ports import ANY, Bus, EventStore
+from callboard.protocols.trace import child_traceparent
 
 
 class Redriven(Struct, frozen=True, kw_only=True):

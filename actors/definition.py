@@ -17,16 +17,16 @@ from typing import Any, ClassVar, Final, Literal, TypeVar
 import msgspec
 from msgspec import UNSET
 
-from actors.machine import Machine, role_machine
-from actors.policies import Cache, Caps, Memory, Retry, TimeLimits
-from actors.toolbox import ToolLike, check_tools
-from actors.tools.policy import ToolPolicy
-from protocols.a2a import AgentCapabilities, AgentCard, AgentSkill, Part
-from protocols.errors import BadDefinition, BadName, BadPayload, CallboardError, NotStorable
-from protocols.messages import OPENS_TASK, Kind, Message, value_of
-from protocols.names import check_role
-from protocols.ports import Route
-from protocols.types import check_class, convert, decoder, fields_in_words, json_schema, type_name
+from callboard.actors.machine import Machine, role_machine
+from callboard.actors.policies import Cache, Caps, Memory, Retry, TimeLimits
+from callboard.actors.toolbox import ToolLike, check_tools
+from callboard.actors.tools.policy import ToolPolicy
+from callboard.protocols.a2a import AgentCapabilities, AgentCard, AgentSkill, Part
+from callboard.protocols.errors import BadDefinition, BadName, BadPayload, CallboardError, NotStorable
+from callboard.protocols.messages import OPENS_TASK, Kind, Message, value_of
+from callboard.protocols.names import check_role
+from callboard.protocols.ports import Route
+from callboard.protocols.types import check_class, convert, decoder, fields_in_words, json_schema, type_name
 
 CARD_VERSION: Final = "1"
 _HANDLES: Final = "__callboard_kinds__"

@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from protocols.errors import BadName, UnknownRole, UnknownTopic, listed
-from protocols.names import TOPIC, actor_stream, check_key, check_role, new_id
-from protocols.ports import Leases, Route
+from callboard.protocols.errors import BadName, UnknownRole, UnknownTopic, listed
+from callboard.protocols.names import TOPIC, actor_stream, check_key, check_role, new_id
+from callboard.protocols.ports import Leases, Route
 
 if TYPE_CHECKING:
-    from actors.definition import Definition
+    from callboard.actors.definition import Definition
 
 
 class Receiver(NamedTuple):

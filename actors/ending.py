@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from actors.watch import place_of
+from callboard.actors.watch import place_of
 
 log = logging.getLogger("callboard")
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from actors.step_record import Received, StepRecord, Tally
-from actors.waits import BY_FORM, TRIGGERS, activity_in_log
-from protocols import events as e
-from protocols.codec import body_of
-from protocols.messages import Kind
+from callboard.actors.step_record import Received, StepRecord, Tally
+from callboard.actors.waits import BY_FORM, TRIGGERS, activity_in_log
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
+from callboard.protocols.messages import Kind
 
 # The trigger and the lifecycle state that open steps ask for; the first form that is open decides
 STATE_BY_FORM = tuple((form, TRIGGERS[it], it.value) for form, it in BY_FORM)

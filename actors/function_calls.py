@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import msgspec
 
-from actors.functions import bound, is_async, takes
-from actors.steps import fingerprint
-from actors.tools.declaration import declared
-from actors.values import load_value, store_value
-from protocols import events as e
-from protocols.errors import CircuitOpen, McpFailed, NotStorable, OutcomeUnknown, ResultNotStored, StepFailed
-from protocols.messages import ErrorInfo, error_info
-from protocols.ports import Breaker
-from protocols.redaction import redact_json
-from protocols.values import encode_value
+from callboard.actors.functions import bound, is_async, takes
+from callboard.actors.steps import fingerprint
+from callboard.actors.tools.declaration import declared
+from callboard.actors.values import load_value, store_value
+from callboard.protocols import events as e
+from callboard.protocols.errors import CircuitOpen, McpFailed, NotStorable, OutcomeUnknown, ResultNotStored, StepFailed
+from callboard.protocols.messages import ErrorInfo, error_info
+from callboard.protocols.ports import Breaker
+from callboard.protocols.redaction import redact_json
+from callboard.protocols.values import encode_value
 
 if TYPE_CHECKING:
-    from actors.work import Work
+    from callboard.actors.work import Work
 
 # What says that a tool is out of order, and not that it was asked for the wrong thing.
 SICK: Final = (ConnectionError, TimeoutError, McpFailed, OutcomeUnknown)

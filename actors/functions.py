@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, Final
 
-from protocols.errors import BadOption
+from callboard.protocols.errors import BadOption
 
 _AWAITED: Final = {collections.abc.Awaitable: 0, collections.abc.Coroutine: 2}  # which argument is the result
 

@@ -2,8 +2,8 @@
 
 a gap         messages of a partition are missing on the bus: what has an order to keep comes behind them
 a tenure      it is being given away, or has ended: what opens a task stays on the bus, for the next one
-a suspect     a task that may kill its process runs alone (actors.quarantine)
-no slot       it waits for its turn (actors.admission)
+a suspect     a task that may kill its process runs alone (callboard.actors.quarantine)
+no slot       it waits for its turn (callboard.actors.admission)
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from actors.admission import Admission
-from actors.quarantine import Quarantine
-from protocols.messages import Message
-from protocols.ports import Clock, Delivery, Tenure
+from callboard.actors.admission import Admission
+from callboard.actors.quarantine import Quarantine
+from callboard.protocols.messages import Message
+from callboard.protocols.ports import Clock, Delivery, Tenure
 
 if TYPE_CHECKING:
-    from actors.cell import Cell
-    from actors.runtime import Runtime
+    from callboard.actors.cell import Cell
+    from callboard.actors.runtime import Runtime
 
 
 class Gate:

@@ -8,15 +8,15 @@ from typing import Final
 
 import asyncpg
 
-from actors.budgets import warn_of_budgets
-from actors.cell import Cell
-from actors.runtime import Runtime
-from eventstore.ledger_tables import PostgresLedger
-from projections import tasks, waits
-from projections.waits import Waiting
-from protocols.errors import Deadlock, TimeLimitExceeded
-from protocols.names import actor_stream
-from protocols.ports import Tenure
+from callboard.actors.budgets import warn_of_budgets
+from callboard.actors.cell import Cell
+from callboard.actors.runtime import Runtime
+from callboard.eventstore.ledger_tables import PostgresLedger
+from callboard.projections import tasks, waits
+from callboard.projections.waits import Waiting
+from callboard.protocols.errors import Deadlock, TimeLimitExceeded
+from callboard.protocols.names import actor_stream
+from callboard.protocols.ports import Tenure
 
 log = logging.getLogger("callboard.actors")
 

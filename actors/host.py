@@ -2,13 +2,13 @@
 
     heartbeat   renews the leases; a partition that is new is taken over, one that is lost is abandoned at once, one
                 that is surplus is handed over when its tasks have come to rest
-    reconcile   every few seconds: what got lost on the way (actors.recovery)
-    guards      time limits, deadlocks, and warnings of budgets (actors.guards)
+    reconcile   every few seconds: what got lost on the way (callboard.actors.recovery)
+    guards      time limits, deadlocks, and warnings of budgets (callboard.actors.guards)
     projections one runner among all processes folds the log; the others stand by
 
 A process that can't renew its leases in time stops acting by itself (it *fences* itself) and begins anew; the versions
-of the streams would refuse it anyway. While its event loop is blocked, a thread renews them (actors.lifeline). While
-the log can't be written, it reads nothing and begins nothing.
+of the streams would refuse it anyway. While its event loop is blocked, a thread renews them
+(callboard.actors.lifeline). While the log can't be written, it reads nothing and begins nothing.
 """
 
 import logging
@@ -20,27 +20,27 @@ import anyio.lowlevel
 import asyncpg
 import msgspec
 
-from actors.bounds import RUN_TASKS
-from actors.definition import Definition
-from actors.directory import Directory
-from actors.ending import LAST_S, Ending
-from actors.guards import Guards, forgive
-from actors.lifeline import BEATS_PER_LEASE, Lifeline, OpenAside
-from actors.models.call import Models
-from actors.ownership import GONE, Ownership
-from actors.recovery import Recovery
-from actors.runtime import Runtime
-from actors.toolbox import Toolbox
-from actors.tools.mcp import McpSessions
-from actors.tools.mcp_server import McpServer
-from actors.tools.policy import ToolPolicy
-from actors.watch import LoopWatch
-from actors.working_tables import PostgresTables
-from eventstore.database import reason_of
-from projections import WORKING
-from projections.runner import Runner
-from protocols.errors import StoreUnavailable
-from protocols.ports import Answers, Bus, Clock, EventStore, Leases, SystemClock, Tenure, Throttle
+from callboard.actors.bounds import RUN_TASKS
+from callboard.actors.definition import Definition
+from callboard.actors.directory import Directory
+from callboard.actors.ending import LAST_S, Ending
+from callboard.actors.guards import Guards, forgive
+from callboard.actors.lifeline import BEATS_PER_LEASE, Lifeline, OpenAside
+from callboard.actors.models.call import Models
+from callboard.actors.ownership import GONE, Ownership
+from callboard.actors.recovery import Recovery
+from callboard.actors.runtime import Runtime
+from callboard.actors.toolbox import Toolbox
+from callboard.actors.tools.mcp import McpSessions
+from callboard.actors.tools.mcp_server import McpServer
+from callboard.actors.tools.policy import ToolPolicy
+from callboard.actors.watch import LoopWatch
+from callboard.actors.working_tables import PostgresTables
+from callboard.eventstore.database import reason_of
+from callboard.projections import WORKING
+from callboard.projections.runner import Runner
+from callboard.protocols.errors import StoreUnavailable
+from callboard.protocols.ports import Answers, Bus, Clock, EventStore, Leases, SystemClock, Tenure, Throttle
 
 log = logging.getLogger("callboard.actors")
 

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from protocols.errors import BadOption, BadPayload, listed
-from protocols.ports import Route
-from protocols.values import encode_value
+from callboard.protocols.errors import BadOption, BadPayload, listed
+from callboard.protocols.ports import Route
+from callboard.protocols.values import encode_value
 
 ASKED: Final = frozenset({"assign", "query", "review-request"})  # kinds that have an answer
 TOLD: Final = frozenset({"context-share", "artifact"})  # kinds that need none, and may open a task

@@ -9,9 +9,9 @@ followed by a later one that is accepted.
 import asyncio
 from collections.abc import Callable, Sequence
 
-from protocols.errors import NotAdmitted
-from protocols.events import NewEvent
-from protocols.ports import Appended, EventStore
+from callboard.protocols.errors import NotAdmitted
+from callboard.protocols.events import NewEvent
+from callboard.protocols.ports import Appended, EventStore
 
 Committed = Callable[[Sequence[NewEvent], Appended], None]
 Refused = Callable[[BaseException], None]

@@ -16,15 +16,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, NamedTuple
 
-from actors.ending import LAST_WORDS_S, Ending
-from actors.runtime import Runtime
-from actors.watch import BEAT_S, Block, Look
-from actors.work import Work
-from eventstore.database import UNAVAILABLE, reason_of
-from protocols.codec import new_event
-from protocols.errors import DatabaseUnavailable, StoreUnavailable
-from protocols.events import Meta, TaskStalled
-from protocols.ports import ANY, EventStore, Leases
+from callboard.actors.ending import LAST_WORDS_S, Ending
+from callboard.actors.runtime import Runtime
+from callboard.actors.watch import BEAT_S, Block, Look
+from callboard.actors.work import Work
+from callboard.eventstore.database import UNAVAILABLE, reason_of
+from callboard.protocols.codec import new_event
+from callboard.protocols.errors import DatabaseUnavailable, StoreUnavailable
+from callboard.protocols.events import Meta, TaskStalled
+from callboard.protocols.ports import ANY, EventStore, Leases
 
 log = logging.getLogger("callboard.actors")
 

@@ -4,10 +4,10 @@ import asyncio
 from datetime import timedelta
 from typing import Final
 
-from actors.fold import ActorFold
-from protocols.events import ENDS_TASK, Event, TaskStarted
-from protocols.names import time_of
-from protocols.ports import EventStore
+from callboard.actors.fold import ActorFold
+from callboard.protocols.events import ENDS_TASK, Event, TaskStarted
+from callboard.protocols.names import time_of
+from callboard.protocols.ports import EventStore
 
 EVENTS_A_TURN: Final = 1000  # folded before the event loop turns
 CLOCKS_DIFFER: Final = timedelta(days=1)  # at most, between the process that made an id and the database

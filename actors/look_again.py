@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from actors.cell import Cell
+    from callboard.actors.cell import Cell
 
 AT_ONCE: Final = 4  # looks, one a turn of the event loop: mostly that is enough
 PAUSE_S: Final = (0.01, 1.0)  # before the next look, doubled: first and longest

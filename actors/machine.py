@@ -10,8 +10,8 @@ from typing import Any, Final
 from transitions import Machine as TransitionsMachine
 from transitions.core import MachineError
 
-from protocols.errors import BadDefinition, IllegalTrigger, listed
-from protocols.states import AT_REST, AT_WORK, LIFECYCLE, StateChange
+from callboard.protocols.errors import BadDefinition, IllegalTrigger, listed
+from callboard.protocols.states import AT_REST, AT_WORK, LIFECYCLE, StateChange
 
 
 class Machine:

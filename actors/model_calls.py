@@ -4,8 +4,8 @@
     cache          an answer that was given to the same call, if the role allows it
     each attempt   let in by the model's circuit breaker and its rates, admitted by every budget, made, recorded
 
-What is tried next, after which failures, is `actors.models.failures.plan`: a function of the log, so that another
-process goes on where this one ended. Every wait is a timer of the task.
+What is tried next, after which failures, is `callboard.actors.models.failures.plan`: a function of the log, so that
+another process goes on where this one ended. Every wait is a timer of the task.
 """
 
 import asyncio
@@ -17,29 +17,37 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from actors.approvals import approval
-from actors.cancellation import new_ground
-from actors.conversation import conversation
-from actors.function_calls import ms_since
-from actors.model_replies import as_stored, completed_at, reply_of
-from actors.models.call import Call, ChatMessage, ModelReply, Prompt, chat, free, storable
-from actors.models.failures import AttemptFailed, plan, policy
-from actors.models.history import about_tokens, shorten
-from actors.models.structured import AnswerType, repair
-from actors.pauses import finish_pauses, pause, pause_again, pauses_so_far
-from actors.policies import Cache
-from actors.steps import fingerprint, ordered_fingerprint
-from actors.values import load_value
-from protocols import events as e
-from protocols.codec import digest
-from protocols.errors import BadAnswer, BudgetExceeded, CallRefused, ModelFailed, NoModel, NotAdmitted, NotApproved
-from protocols.ledger import Period, window_end
-from protocols.live import Piece, Telling
-from protocols.messages import encode_json, error_info
+from callboard.actors.approvals import approval
+from callboard.actors.cancellation import new_ground
+from callboard.actors.conversation import conversation
+from callboard.actors.function_calls import ms_since
+from callboard.actors.model_replies import as_stored, completed_at, reply_of
+from callboard.actors.models.call import Call, ChatMessage, ModelReply, Prompt, chat, free, storable
+from callboard.actors.models.failures import AttemptFailed, plan, policy
+from callboard.actors.models.history import about_tokens, shorten
+from callboard.actors.models.structured import AnswerType, repair
+from callboard.actors.pauses import finish_pauses, pause, pause_again, pauses_so_far
+from callboard.actors.policies import Cache
+from callboard.actors.steps import fingerprint, ordered_fingerprint
+from callboard.actors.values import load_value
+from callboard.protocols import events as e
+from callboard.protocols.codec import digest
+from callboard.protocols.errors import (
+    BadAnswer,
+    BudgetExceeded,
+    CallRefused,
+    ModelFailed,
+    NoModel,
+    NotAdmitted,
+    NotApproved,
+)
+from callboard.protocols.ledger import Period, window_end
+from callboard.protocols.live import Piece, Telling
+from callboard.protocols.messages import encode_json, error_info
 
 if TYPE_CHECKING:
-    from actors.step_record import StepRecord
-    from actors.work import Work
+    from callboard.actors.step_record import StepRecord
+    from callboard.actors.work import Work
 
 BUDGET_PAUSE_S: Final = (1.0, 900.0)  # between two looks whether a budget has room again: first and longest, doubled
 

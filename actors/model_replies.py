@@ -4,14 +4,14 @@ from typing import Any
 
 import msgspec
 
-from actors.models.call import ModelReply, ToolCall
-from actors.values import load_value
-from protocols import events as e
-from protocols.codec import body_of
-from protocols.messages import encode_json
-from protocols.names import parse_event_id
-from protocols.ports import EventStore
-from protocols.redaction import redact_json
+from callboard.actors.models.call import ModelReply, ToolCall
+from callboard.actors.values import load_value
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
+from callboard.protocols.messages import encode_json
+from callboard.protocols.names import parse_event_id
+from callboard.protocols.ports import EventStore
+from callboard.protocols.redaction import redact_json
 
 
 async def completed_at(store: EventStore, address: str) -> e.ModelCompleted | None:

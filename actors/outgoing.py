@@ -6,14 +6,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from actors.directory import Directory
-from actors.timers import Timers
-from protocols.errors import StoreUnavailable
-from protocols.events import NewEvent
-from protocols.messages import OPENS_TASK, ErrorInfo, Kind, Message, part_of
-from protocols.names import message_id
-from protocols.ports import Bus
-from protocols.trace import child_traceparent
+from callboard.actors.directory import Directory
+from callboard.actors.timers import Timers
+from callboard.protocols.errors import StoreUnavailable
+from callboard.protocols.events import NewEvent
+from callboard.protocols.messages import OPENS_TASK, ErrorInfo, Kind, Message, part_of
+from callboard.protocols.names import message_id
+from callboard.protocols.ports import Bus
+from callboard.protocols.trace import child_traceparent
 
 log = logging.getLogger("callboard.actors")
 
@@ -52,7 +52,9 @@ def error_reply(mine: Message, error: ErrorInfo) -> tuple[Message, ...]:
 
 
 class Sender:
-    """Publishes what durable events send. What is `at_hand` (see `actors.runtime`) does not go over the bus."""
+    """Publishes what durable events send. What is `at_hand` (see `callboard.actors.runtime`) does not go over the
+    bus.
+    """
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """The partitions of one process: taken, served, fed and given back, by one owner.
 
-    take      a lease is new: what the bus does not have comes from the log, then the bus is read (actors.recovery)
-    gap       the bus lost something: what comes behind that waits until it has come from the log
-    settle    an entry's message is in the log: it is taken off the bus
+    take      a lease is new: what the bus does not have comes from the log, then the bus is read
+    (callboard.actors.recovery) gap       the bus lost something: what comes behind that waits until it has come from
+    the log settle    an entry's message is in the log: it is taken off the bus
     again     an entry that came, and that nothing here has any more, is delivered once more
     give back a partition is surplus: its tasks come to rest first, then the lease is released
     let go    a lease was lost, or may have been: its tenure ends at once
@@ -19,15 +19,15 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from actors.recovery import Recovery
-from actors.runtime import Runtime
-from eventstore.database import UNAVAILABLE, reason_of
-from protocols.codec import new_event
-from protocols.errors import ProjectionsBehind, RedisUnavailable, StoreUnavailable
-from protocols.events import MessageDeadLettered, Meta
-from protocols.messages import encode_message
-from protocols.names import dead_stream, partition_of
-from protocols.ports import ANY, Bus, Clock, Consumer, Delivery, Gap, Lease, Leases, Tenure, Undecodable
+from callboard.actors.recovery import Recovery
+from callboard.actors.runtime import Runtime
+from callboard.eventstore.database import UNAVAILABLE, reason_of
+from callboard.protocols.codec import new_event
+from callboard.protocols.errors import ProjectionsBehind, RedisUnavailable, StoreUnavailable
+from callboard.protocols.events import MessageDeadLettered, Meta
+from callboard.protocols.messages import encode_message
+from callboard.protocols.names import dead_stream, partition_of
+from callboard.protocols.ports import ANY, Bus, Clock, Consumer, Delivery, Gap, Lease, Leases, Tenure, Undecodable
 
 log = logging.getLogger("callboard.actors")
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from protocols.names import parse_stream, partition_of
-from protocols.ports import Lease, Tenure
+from callboard.protocols.names import parse_stream, partition_of
+from callboard.protocols.ports import Lease, Tenure
 
 Place = tuple[str, int]
 

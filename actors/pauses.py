@@ -6,10 +6,10 @@ Each is an event with a due time, like any other timer: it outlives its process,
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from protocols import events as e
+from callboard.protocols import events as e
 
 if TYPE_CHECKING:
-    from actors.work import Work
+    from callboard.actors.work import Work
 
 
 async def pause(work: "Work", key: str, seconds: float, note: str) -> None:

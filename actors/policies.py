@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from actors.steps import counted_as
-from protocols.causes import kinds, leaves
-from protocols.errors import BadOption, McpFailed, ModelFailed, ResultNotStored
-from protocols.money import Money
+from callboard.actors.steps import counted_as
+from callboard.protocols.causes import kinds, leaves
+from callboard.protocols.errors import BadOption, McpFailed, ModelFailed, ResultNotStored
+from callboard.protocols.money import Money
 
 if TYPE_CHECKING:
-    from actors.step_record import Tally
+    from callboard.actors.step_record import Tally
 
 TRANSIENT: Final = (ConnectionError, TimeoutError, ModelFailed, McpFailed)
 

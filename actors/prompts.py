@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import msgspec
 
-from actors.models.call import ChatMessage
-from protocols.codec import digest
-from protocols.events import Stored
-from protocols.messages import encode_json
-from protocols.ports import EventStore
-from protocols.prompts import fold, unfold
-from protocols.redaction import redact_json
+from callboard.actors.models.call import ChatMessage
+from callboard.protocols.codec import digest
+from callboard.protocols.events import Stored
+from callboard.protocols.messages import encode_json
+from callboard.protocols.ports import EventStore
+from callboard.protocols.prompts import fold, unfold
+from callboard.protocols.redaction import redact_json
 
 KNOWN: Final = 100_000  # digests of blobs that were written by this process: 10 MB
 INLINE_BYTES: Final = 256  # of an answer: a longer one will be in the next prompt, and is stored as it is there

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from protocols.ports import Clock
+from callboard.protocols.ports import Clock
 
 if TYPE_CHECKING:
-    from actors.cell import Cell
+    from callboard.actors.cell import Cell
 
 log = logging.getLogger("callboard.actors")
 

@@ -4,19 +4,19 @@ import asyncio
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from actors.cancellation import PREFIX, compensating, new_ground
-from actors.function_calls import step_failed
-from actors.step_record import StepRecord
-from actors.steps import StepCounter, in_own_task, same_input
-from actors.values import load_value
-from protocols import events as e
-from protocols.errors import Detached, StepInputChanged, TaskCanceled, TaskFailed
-from protocols.messages import ErrorInfo, Kind
-from protocols.types import decode_as
-from protocols.values import encode_value
+from callboard.actors.cancellation import PREFIX, compensating, new_ground
+from callboard.actors.function_calls import step_failed
+from callboard.actors.step_record import StepRecord
+from callboard.actors.steps import StepCounter, in_own_task, same_input
+from callboard.actors.values import load_value
+from callboard.protocols import events as e
+from callboard.protocols.errors import Detached, StepInputChanged, TaskCanceled, TaskFailed
+from callboard.protocols.messages import ErrorInfo, Kind
+from callboard.protocols.types import decode_as
+from callboard.protocols.values import encode_value
 
 if TYPE_CHECKING:
-    from actors.work import Work
+    from callboard.actors.work import Work
 
 OWN_TASKS: Final = (
     "it runs in an asyncio task of the handler's own (as asyncio.gather makes them), where steps come in another order "

@@ -15,14 +15,14 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Final
 
-from actors.runtime import Runtime
-from actors.timers import HORIZON
-from actors.working_tables import WorkingTables
-from eventstore.database import UNAVAILABLE, reason_of
-from projections.mailbox import OpenMessage
-from protocols.errors import ProjectionsBehind, RedisUnavailable, StoreUnavailable
-from protocols.names import actor_stream
-from protocols.ports import Consumer, Delivery, Route, Tenure
+from callboard.actors.runtime import Runtime
+from callboard.actors.timers import HORIZON
+from callboard.actors.working_tables import WorkingTables
+from callboard.eventstore.database import UNAVAILABLE, reason_of
+from callboard.projections.mailbox import OpenMessage
+from callboard.protocols.errors import ProjectionsBehind, RedisUnavailable, StoreUnavailable
+from callboard.protocols.names import actor_stream
+from callboard.protocols.ports import Consumer, Delivery, Route, Tenure
 
 log = logging.getLogger("callboard.actors")
 

@@ -6,28 +6,28 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from contextvars import copy_context
 from typing import Any, Final
 
-from actors.bounds import RUN_TASKS, RunTasks
-from actors.branches import follow_branches
-from actors.busy import Busy
-from actors.cell import Cell
-from actors.definition import Definition
-from actors.directory import Directory
-from actors.fold import HANDED_OVER, LOST, RELOADED, TaskFold
-from actors.gate import Gate
-from actors.journal import Idle
-from actors.look_again import LookAgain
-from actors.models.call import Models
-from actors.outgoing import Sender
-from actors.partitions import Partitions
-from actors.prompts import Prompts
-from actors.timers import Timers
-from actors.toolbox import Toolbox
-from protocols.errors import BadEvent, CallboardError, StoreUnavailable
-from protocols.events import NewEvent
-from protocols.messages import Message
-from protocols.names import parse_stream
-from protocols.ports import Answers, Bus, Clock, Delivery, EventStore, SystemClock, Tenure, Throttle
-from protocols.states import RUNNING
+from callboard.actors.bounds import RUN_TASKS, RunTasks
+from callboard.actors.branches import follow_branches
+from callboard.actors.busy import Busy
+from callboard.actors.cell import Cell
+from callboard.actors.definition import Definition
+from callboard.actors.directory import Directory
+from callboard.actors.fold import HANDED_OVER, LOST, RELOADED, TaskFold
+from callboard.actors.gate import Gate
+from callboard.actors.journal import Idle
+from callboard.actors.look_again import LookAgain
+from callboard.actors.models.call import Models
+from callboard.actors.outgoing import Sender
+from callboard.actors.partitions import Partitions
+from callboard.actors.prompts import Prompts
+from callboard.actors.timers import Timers
+from callboard.actors.toolbox import Toolbox
+from callboard.protocols.errors import BadEvent, CallboardError, StoreUnavailable
+from callboard.protocols.events import NewEvent
+from callboard.protocols.messages import Message
+from callboard.protocols.names import parse_stream
+from callboard.protocols.ports import Answers, Bus, Clock, Delivery, EventStore, SystemClock, Tenure, Throttle
+from callboard.protocols.states import RUNNING
 
 log = logging.getLogger("callboard.actors")
 
@@ -207,7 +207,7 @@ class Runtime:
         self.busy_changed(cell)
 
     def why(self, cell: Cell, task: TaskFold) -> str:
-        """Why a task that was at work is taken up again; see `protocols.events.TaskResumed`."""
+        """Why a task that was at work is taken up again; see `callboard.protocols.events.TaskResumed`."""
         if task.process == self.process:
             return RELOADED
         return HANDED_OVER if cell.tenure.lease.clean else LOST

@@ -2,12 +2,12 @@
 
 from decimal import Decimal
 
-from actors.steps import counted_as
-from actors.waits import StepState
-from protocols import events as e
-from protocols.errors import ResultNotStored
-from protocols.messages import ErrorInfo, Kind
-from protocols.money import add_amount
+from callboard.actors.steps import counted_as
+from callboard.actors.waits import StepState
+from callboard.protocols import events as e
+from callboard.protocols.errors import ResultNotStored
+from callboard.protocols.messages import ErrorInfo, Kind
+from callboard.protocols.money import add_amount
 
 
 class StepRecord:
@@ -47,7 +47,7 @@ class StepRecord:
 
     @property
     def state(self) -> StepState:
-        """Where it is in its life; see `actors.waits`."""
+        """Where it is in its life; see `callboard.actors.waits`."""
         if self.given_up:
             return StepState.GIVEN_UP
         if self.result is not None:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
-from protocols.errors import NotStorable
-from protocols.messages import encode_json
-from protocols.values import canonical, encode_value
+from callboard.protocols.errors import NotStorable
+from callboard.protocols.messages import encode_json
+from callboard.protocols.values import canonical, encode_value
 
 _scope: ContextVar[str] = ContextVar("callboard_scope", default="")
 _owner: ContextVar["asyncio.Task[Any] | None"] = ContextVar("callboard_scope_owner", default=None)

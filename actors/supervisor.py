@@ -24,8 +24,8 @@ import anyio.abc
 from anyio.streams.text import TextReceiveStream
 from msgspec import Struct
 
-from protocols.errors import ProcessGaveUp
-from protocols.ports import Clock, SystemClock
+from callboard.protocols.errors import ProcessGaveUp
+from callboard.protocols.ports import Clock, SystemClock
 
 BAD_INPUT: Final = 2  # the exit code of a process that would end the same way again
 READY: Final = "ready"

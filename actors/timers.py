@@ -8,8 +8,8 @@ from typing import Final
 
 import anyio
 
-from protocols.messages import Message
-from protocols.ports import Clock
+from callboard.protocols.messages import Message
+from callboard.protocols.ports import Clock
 
 log = logging.getLogger("callboard.actors")
 

@@ -1,25 +1,25 @@
-"""The steps of an agent loop: what `actors.tools.loop` asks for, recorded by a task's context."""
+"""The steps of an agent loop: what `callboard.actors.tools.loop` asks for, recorded by a task's context."""
 
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actors.approvals import approval
-from actors.function_calls import ToolUse, refuse_tool, repeatable, use_tool
-from actors.model_calls import Ask
-from actors.models.call import ChatMessage, ModelReply, ToolCall
-from actors.models.structured import AnswerType
-from actors.steps import fingerprint
-from actors.tools.loop import result_text
-from actors.tools.policy import Verdict, call_digest
-from actors.tools.registry import RegisteredTool
-from protocols.errors import NotApproved, ResultNotStored, StepFailed, TaskCanceled, TaskFailed
-from protocols.messages import ErrorInfo
-from protocols.values import encode_value
+from callboard.actors.approvals import approval
+from callboard.actors.function_calls import ToolUse, refuse_tool, repeatable, use_tool
+from callboard.actors.model_calls import Ask
+from callboard.actors.models.call import ChatMessage, ModelReply, ToolCall
+from callboard.actors.models.structured import AnswerType
+from callboard.actors.steps import fingerprint
+from callboard.actors.tools.loop import result_text
+from callboard.actors.tools.policy import Verdict, call_digest
+from callboard.actors.tools.registry import RegisteredTool
+from callboard.protocols.errors import NotApproved, ResultNotStored, StepFailed, TaskCanceled, TaskFailed
+from callboard.protocols.messages import ErrorInfo
+from callboard.protocols.values import encode_value
 
 if TYPE_CHECKING:
-    from actors.context import Context
+    from callboard.actors.context import Context
 
 
 class ToolTurns:

@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from actors.directory import Directory
-from actors.tools.declaration import ActorTool
-from actors.tools.mcp import McpSessions, choose
-from actors.tools.policy import ToolPolicy
-from actors.tools.registry import RegisteredTool, ToolInfo, Tools, actor_info, bind_actor, function_tool
-from protocols.errors import UnknownMcpServer, UnknownRole, listed
+from callboard.actors.directory import Directory
+from callboard.actors.tools.declaration import ActorTool
+from callboard.actors.tools.mcp import McpSessions, choose
+from callboard.actors.tools.policy import ToolPolicy
+from callboard.actors.tools.registry import RegisteredTool, ToolInfo, Tools, actor_info, bind_actor, function_tool
+from callboard.protocols.errors import UnknownMcpServer, UnknownRole, listed
 
 # A function, `actor_tool(...)`, or the name of an MCP server or of tools of one: "git", "git__git_log", "git__*"
 ToolLike = Callable[..., Any] | ActorTool | str

@@ -3,10 +3,10 @@
 import msgspec
 from msgspec import UNSET
 
-from protocols.a2a import Part
-from protocols.events import Stored
-from protocols.messages import MAX_INLINE_BYTES, Message, encode_json, value_of
-from protocols.ports import EventStore
+from callboard.protocols.a2a import Part
+from callboard.protocols.events import Stored
+from callboard.protocols.messages import MAX_INLINE_BYTES, Message, encode_json, value_of
+from callboard.protocols.ports import EventStore
 
 
 def large(encoded: bytes) -> bool:

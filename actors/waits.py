@@ -1,6 +1,7 @@
 """What a task waits for, and what becomes of a step: the one place that says it, for memory and for the log alike.
 
-Pure: no I/O, no clock. `actors.fold` asks it what the log says, `actors.work` what is true in memory.
+Pure: no I/O, no clock. `callboard.actors.fold` asks it what the log says, `callboard.actors.work` what is true in
+memory.
 
 A step's life. Each change is an event, or needs none: then it is done again in the same way after a loss.
 
@@ -51,7 +52,7 @@ class StepState(Enum):
 
 
 class Activity(Enum):
-    """What a task does. The values are the lifecycle states of `protocols.states` that the log has for it."""
+    """What a task does. The values are the lifecycle states of `callboard.protocols.states` that the log has for it."""
 
     THINKING = "thinking"  # the handler runs, or a model does for it
     EXECUTING = "executing"  # a tool runs

@@ -10,30 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actors.branches import Branches, current, no_branches
-from actors.cancellation import PREFIX, Compensation, compensate
-from actors.context import Context
-from actors.definition import Definition, Handler, Handoff
-from actors.outgoing import error_reply, outgoing, reply
-from actors.steps import leave_branches
-from actors.writing import Waiter, Writing
-from protocols import events as e
-from protocols.causes import causes, name_of
-from protocols.errors import (
+from callboard.actors.branches import Branches, current, no_branches
+from callboard.actors.cancellation import PREFIX, Compensation, compensate
+from callboard.actors.context import Context
+from callboard.actors.definition import Definition, Handler, Handoff
+from callboard.actors.outgoing import error_reply, outgoing, reply
+from callboard.actors.steps import leave_branches
+from callboard.actors.writing import Waiter, Writing
+from callboard.protocols import events as e
+from callboard.protocols.causes import causes, name_of
+from callboard.protocols.errors import (
     BadPayload,
     CallboardError,
     DeadlineExceeded,
     StoreUnavailable,
     TaskCanceled,
 )
-from protocols.messages import ErrorInfo, Message, error_info
-from protocols.names import RUN, role_of
-from protocols.ports import EventStore
-from protocols.redaction import redact
-from protocols.values import encode_value
+from callboard.protocols.messages import ErrorInfo, Message, error_info
+from callboard.protocols.names import RUN, role_of
+from callboard.protocols.ports import EventStore
+from callboard.protocols.redaction import redact
+from callboard.protocols.values import encode_value
 
 if TYPE_CHECKING:
-    from actors.cell import Cell
+    from callboard.actors.cell import Cell
 
 log = logging.getLogger("callboard.actors")
 

@@ -6,10 +6,10 @@ from typing import Protocol
 
 import asyncpg
 
-from projections import WORKING, mailbox, tasks, timers
-from projections.mailbox import Backlog, OpenMessage
-from projections.runner import Runner
-from projections.timers import Timer
+from callboard.projections import WORKING, mailbox, tasks, timers
+from callboard.projections.mailbox import Backlog, OpenMessage
+from callboard.projections.runner import Runner
+from callboard.projections.timers import Timer
 
 
 class OfActor(Protocol):
@@ -63,25 +63,25 @@ class PostgresTables:
     async def open_messages(
         self, role: str, partitions: int, numbers: Sequence[int], *, after: tuple[int, int], limit: int
     ) -> Sequence[OpenMessage]:
-        """See `projections.mailbox`."""
+        """See `callboard.projections.mailbox`."""
         return await mailbox.open_messages(self._pool, role, partitions, numbers, after=after, limit=limit)
 
     async def open_to(self, role: str, key: str, upto: tuple[int, int]) -> Sequence[OpenMessage]:
-        """See `projections.mailbox`."""
+        """See `callboard.projections.mailbox`."""
         return await mailbox.open_to(self._pool, role, key, upto)
 
     async def open_from(self, sender: str) -> Sequence[OpenMessage]:
-        """See `projections.mailbox`."""
+        """See `callboard.projections.mailbox`."""
         return await mailbox.open_from(self._pool, sender)
 
     async def backlog(self, role: str, partitions: int) -> dict[int, Backlog]:
-        """See `projections.mailbox`."""
+        """See `callboard.projections.mailbox`."""
         return await mailbox.backlog(self._pool, role, partitions)
 
     async def timers_due(self, role: str, partitions: int, numbers: Sequence[int], before: datetime) -> Sequence[Timer]:
-        """See `projections.timers`."""
+        """See `callboard.projections.timers`."""
         return await timers.due(self._pool, role, partitions, numbers, before)
 
     async def at_work(self, role: str, partitions: int, numbers: Sequence[int]) -> Sequence[OfActor]:
-        """See `projections.tasks`."""
+        """See `callboard.projections.tasks`."""
         return await tasks.at_work(self._pool, role, partitions, numbers)

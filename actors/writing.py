@@ -6,21 +6,21 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from actors.branches import Branches
-from actors.definition import Definition
-from actors.fold import ActorFold, TaskFold
-from actors.machine import LIFECYCLE_MACHINE
-from actors.outgoing import outgoing
-from actors.step_record import StepRecord
-from actors.waits import TRIGGERS, Activity, activity
-from protocols import events as e
-from protocols.codec import entry_of
-from protocols.errors import Detached, IllegalTrigger, LimitReached, TooDeep, TooManyHandoffs
-from protocols.messages import ErrorInfo, Message, encode_json
-from protocols.states import WAITING, StateChange
+from callboard.actors.branches import Branches
+from callboard.actors.definition import Definition
+from callboard.actors.fold import ActorFold, TaskFold
+from callboard.actors.machine import LIFECYCLE_MACHINE
+from callboard.actors.outgoing import outgoing
+from callboard.actors.step_record import StepRecord
+from callboard.actors.waits import TRIGGERS, Activity, activity
+from callboard.protocols import events as e
+from callboard.protocols.codec import entry_of
+from callboard.protocols.errors import Detached, IllegalTrigger, LimitReached, TooDeep, TooManyHandoffs
+from callboard.protocols.messages import ErrorInfo, Message, encode_json
+from callboard.protocols.states import WAITING, StateChange
 
 if TYPE_CHECKING:
-    from actors.cell import Cell
+    from callboard.actors.cell import Cell
 
 log = logging.getLogger("callboard.actors")
 

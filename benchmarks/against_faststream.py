@@ -32,12 +32,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.bus import BATCH, Sink, message, refuse
 from benchmarks.kit import servers
-from bus.keys import epoch_key, stream_key
-from bus.link import Link, pack
-from bus.redis import RedisBus
 from callboard.bootstrap import collect_rarely
-from protocols.messages import encode_message
-from protocols.ports import Lease, Route, Tenure
+from callboard.bus.keys import epoch_key, stream_key
+from callboard.bus.link import Link, pack
+from callboard.bus.redis import RedisBus
+from callboard.protocols.messages import encode_message
+from callboard.protocols.ports import Lease, Route, Tenure
 
 FASTSTREAM: Final = "faststream[redis]==0.7.8"
 SIDE: Final = Path(__file__).with_name("faststream_side.py")

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.kit import fresh_database, servers
 from callboard.bootstrap import collect_rarely
-from eventstore import PostgresEventStore
-from protocols.events import Meta, NewEvent
-from protocols.messages import encode_json
+from callboard.eventstore import PostgresEventStore
+from callboard.protocols.events import Meta, NewEvent
+from callboard.protocols.messages import encode_json
 
 EVENTS: Final = 20_000
 BYTES: Final = 300

@@ -23,11 +23,11 @@ from msgspec import Struct, to_builtins
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.kit import servers
-from bus.keys import epoch_key, stream_key
-from bus.link import Link, pack
-from bus.redis import RedisBus
-from protocols.messages import Message, part_of
-from protocols.ports import Consumer, Delivery, Lease, Route, Tenure
+from callboard.bus.keys import epoch_key, stream_key
+from callboard.bus.link import Link, pack
+from callboard.bus.redis import RedisBus
+from callboard.protocols.messages import Message, part_of
+from callboard.protocols.ports import Consumer, Delivery, Lease, Route, Tenure
 
 ROUNDS: Final = 3
 BATCH: Final = 64

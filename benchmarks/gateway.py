@@ -26,9 +26,9 @@ import anyio
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from actors.models import library
-from actors.models.call import Call
-from actors.models.gateway import Gateway
+from callboard.actors.models import library
+from callboard.actors.models.call import Call
+from callboard.actors.models.gateway import Gateway
 from tests.fake_provider import environment
 
 ROOT: Final = Path(__file__).parents[1]

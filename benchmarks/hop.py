@@ -26,16 +26,16 @@ import asyncpg
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from actors.client import Client
-from actors.context import Context
-from actors.definition import Actor, define
 from benchmarks.kit import fresh_database, servers
-from bus.link import Link, pack
+from callboard.actors.client import Client
+from callboard.actors.context import Context
+from callboard.actors.definition import Actor, define
 from callboard.bootstrap import collect_rarely, connected
+from callboard.bus.link import Link, pack
+from callboard.protocols.messages import Message
+from callboard.protocols.ports import Bus
 from callboard.services.local import Urls
 from callboard.settings import Settings
-from protocols.messages import Message
-from protocols.ports import Bus
 
 TARGET: Final = 2.0  # times the reference, from published to started, fresh and named
 BLOCK: Final = 50

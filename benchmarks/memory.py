@@ -22,10 +22,10 @@ import asyncpg
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from actors.client import Client
-from actors.context import Context
-from actors.definition import Actor, define
 from benchmarks.kit import fresh_database, servers
+from callboard.actors.client import Client
+from callboard.actors.context import Context
+from callboard.actors.definition import Actor, define
 from callboard.bootstrap import connected
 from callboard.settings import Settings
 

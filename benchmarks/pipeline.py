@@ -30,9 +30,9 @@ from msgspec import Struct, to_builtins
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from actors.context import Context
-from actors.definition import Actor, Handoff, define
 from benchmarks.kit import fresh_database, servers
+from callboard.actors.context import Context
+from callboard.actors.definition import Actor, Handoff, define
 from callboard.bootstrap import collect_rarely, connected
 from callboard.services.local import Urls
 from callboard.settings import Settings

@@ -24,17 +24,17 @@ from msgspec import Raw, Struct, to_builtins
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import projections
 from benchmarks.kit import fresh_database, servers
-from eventstore import PostgresEventStore
-from projections.runner import Runner
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.events import Body, Meta
-from protocols.messages import Message, ReplyTo, part_of
-from protocols.names import actor_stream, message_id, new_id, run_stream
-from protocols.ports import ANY
-from protocols.states import StateChange
+from callboard import projections
+from callboard.eventstore import PostgresEventStore
+from callboard.projections.runner import Runner
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.events import Body, Meta
+from callboard.protocols.messages import Message, ReplyTo, part_of
+from callboard.protocols.names import actor_stream, message_id, new_id, run_stream
+from callboard.protocols.ports import ANY
+from callboard.protocols.states import StateChange
 
 RUNS_AT_A_TIME: Final = 50
 PAGE: Final = 1750  # what 35,000 events/s give in the runner's pause of 50 ms

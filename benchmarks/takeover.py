@@ -25,13 +25,13 @@ import anyio
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from actors.context import Context
-from actors.definition import Actor
 from benchmarks.kit import fresh_database, processes, servers
+from callboard.actors.context import Context
+from callboard.actors.definition import Actor
 from callboard.bootstrap import Stack, connected, pid_in
+from callboard.protocols.events import Event, StepCompleted, TaskResumed
 from callboard.services.local import Urls
 from callboard.settings import Settings
-from protocols.events import Event, StepCompleted, TaskResumed
 
 TASKS: Final = 24
 STEP_S: Final = 0.1

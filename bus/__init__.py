@@ -2,9 +2,9 @@
 the log knows.
 """
 
-from bus.memory import MemoryBus
-from bus.memory_throttle import MemoryThrottle
-from bus.redis import RedisBus
-from bus.throttle import RedisThrottle
+from callboard.bus.memory import MemoryBus
+from callboard.bus.memory_throttle import MemoryThrottle
+from callboard.bus.redis import RedisBus
+from callboard.bus.throttle import RedisThrottle
 
 __all__ = ["MemoryBus", "MemoryThrottle", "RedisBus", "RedisThrottle"]

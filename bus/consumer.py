@@ -6,11 +6,11 @@ from contextlib import AbstractAsyncContextManager
 import anyio
 from anyio.abc import TaskGroup
 
-from bus.keys import DEFAULT_PREFIX, stream_key
-from bus.link import Link, owned_tasks
-from bus.reader import MAX_STREAMS, Intake, Partition, Reader
-from bus.writer import Writer
-from protocols.ports import Delivery, Gap, Lease, Tenure, Undecodable
+from callboard.bus.keys import DEFAULT_PREFIX, stream_key
+from callboard.bus.link import Link, owned_tasks
+from callboard.bus.reader import MAX_STREAMS, Intake, Partition, Reader
+from callboard.bus.writer import Writer
+from callboard.protocols.ports import Delivery, Gap, Lease, Tenure, Undecodable
 
 LAST_SETTLEMENTS_S = 0.5
 
@@ -18,7 +18,7 @@ Place = tuple[str, int, int]  # role, generation, partition
 
 
 class RedisConsumer:
-    """See `protocols.ports.Consumer`. `group` names the process's incarnation, and its consumer group."""
+    """See `callboard.protocols.ports.Consumer`. `group` names the process's incarnation, and its consumer group."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ All processes of a store have to use the same prefix.
 
 from typing import Final
 
-from protocols.ports import Lease, Route
+from callboard.protocols.ports import Lease, Route
 
 DEFAULT_PREFIX: Final = "cb:"
 GAP: Final = "gap"  # the field of an entry that is no message, but marks a place before which messages may be missing

@@ -12,7 +12,7 @@ import anyio
 import msgspec
 from redis.exceptions import ResponseError
 
-from bus.link import CONNECT_S, LINK_ERRORS, Link, Reach, Trouble, connection_to, owned_tasks, pack
+from callboard.bus.link import CONNECT_S, LINK_ERRORS, Link, Reach, Trouble, connection_to, owned_tasks, pack
 
 EVERY_S: Final = 0.05  # between two messages about one run: faster than anybody reads
 MAX_SHOWN_BYTES: Final = 1024 * 1024  # that wait to be published; what is more is dropped

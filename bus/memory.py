@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 from anyio.abc import TaskGroup
 
-from bus.link import owned_tasks
-from bus.live import Pieces
-from protocols.errors import Busy, RedisUnavailable
-from protocols.messages import Message, decode_message, encode_message
-from protocols.names import partition_of
-from protocols.ports import Delivery, Gap, Lease, Route, RouteLookup, Tenure, Undecodable
+from callboard.bus.link import owned_tasks
+from callboard.bus.live import Pieces
+from callboard.protocols.errors import Busy, RedisUnavailable
+from callboard.protocols.messages import Message, decode_message, encode_message
+from callboard.protocols.names import partition_of
+from callboard.protocols.ports import Delivery, Gap, Lease, Route, RouteLookup, Tenure, Undecodable
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,9 @@ class _Stream:
 
 
 class MemoryBus:
-    """See `protocols.ports.Bus`. While it is `full` it takes no messages, and while it is `away` it does nothing."""
+    """See `callboard.protocols.ports.Bus`. While it is `full` it takes no messages, and while it is `away` it does
+    nothing.
+    """
 
     def __init__(self, routes: RouteLookup) -> None:
         self.full = False
@@ -165,7 +167,7 @@ class MemoryBus:
 
 
 class MemoryConsumer:
-    """See `protocols.ports.Consumer`."""
+    """See `callboard.protocols.ports.Consumer`."""
 
     def __init__(
         self,

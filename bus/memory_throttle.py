@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from protocols.ports import Breaker, Clock
+from callboard.protocols.ports import Breaker, Clock
 
 MINUTE_US: Final = 60_000_000
 PROBE_S: Final = 60.0  # a probe that has not reported for so long is given up, and another caller may try
@@ -28,7 +28,9 @@ class _Circuit:
 
 
 class MemoryThrottle:
-    """See `protocols.ports.Throttle`, and `bus.throttle` for the rules. Times are by the clock's `monotonic`."""
+    """See `callboard.protocols.ports.Throttle`, and `callboard.bus.throttle` for the rules. Times are by the clock's
+    `monotonic`.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

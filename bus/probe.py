@@ -20,10 +20,10 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from bus import scripts
-from bus.keys import epoch_key, probe_key
-from bus.link import LINK_ERRORS, Link, pack, redacted
-from protocols.errors import RedisRefuses, RedisUnavailable, RedisUnfit
+from callboard.bus import scripts
+from callboard.bus.keys import epoch_key, probe_key
+from callboard.bus.link import LINK_ERRORS, Link, pack, redacted
+from callboard.protocols.errors import RedisRefuses, RedisUnavailable, RedisUnfit
 
 log = logging.getLogger(__name__)
 

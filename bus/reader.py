@@ -10,11 +10,11 @@ from typing import Any
 import anyio
 from redis.exceptions import ResponseError
 
-from bus import scripts
-from bus.keys import GAP
-from bus.link import LINK_ERRORS, Link, Trouble, pack
-from protocols.messages import decode_message
-from protocols.ports import Delivery, Gap, Tenure, Undecodable
+from callboard.bus import scripts
+from callboard.bus.keys import GAP
+from callboard.bus.link import LINK_ERRORS, Link, Trouble, pack
+from callboard.protocols.messages import decode_message
+from callboard.protocols.ports import Delivery, Gap, Tenure, Undecodable
 
 log = logging.getLogger(__name__)
 

@@ -10,18 +10,18 @@ import anyio
 import msgspec
 from redis.exceptions import ResponseError
 
-from bus.consumer import RedisConsumer
-from bus.keys import DEFAULT_PREFIX, epoch_key, live_channel, stream_key
-from bus.link import LINK_ERRORS, Link, Reach, owned_tasks, pack, redacted
-from bus.live import Stage, watch
-from bus.probe import probe
-from bus.reader import READ_TIMEOUT_S, Intake
-from bus.room import Room
-from bus.writer import Writer
-from protocols.errors import RedisUnavailable, WrongEvictionPolicy
-from protocols.messages import Message, encode_message
-from protocols.names import partition_of
-from protocols.ports import Delivery, Gap, Route, RouteLookup, Undecodable
+from callboard.bus.consumer import RedisConsumer
+from callboard.bus.keys import DEFAULT_PREFIX, epoch_key, live_channel, stream_key
+from callboard.bus.link import LINK_ERRORS, Link, Reach, owned_tasks, pack, redacted
+from callboard.bus.live import Stage, watch
+from callboard.bus.probe import probe
+from callboard.bus.reader import READ_TIMEOUT_S, Intake
+from callboard.bus.room import Room
+from callboard.bus.writer import Writer
+from callboard.protocols.errors import RedisUnavailable, WrongEvictionPolicy
+from callboard.protocols.messages import Message, encode_message
+from callboard.protocols.names import partition_of
+from callboard.protocols.ports import Delivery, Gap, Route, RouteLookup, Undecodable
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _id_decoder = msgspec.json.Decoder(_IdOnly)
 
 
 class RedisBus:
-    """See `protocols.ports.Bus`. Made by `open`, which owns its connections and its tasks."""
+    """See `callboard.protocols.ports.Bus`. Made by `open`, which owns its connections and its tasks."""
 
     def __init__(self, url: str, namespace: str, routes: RouteLookup, *, prefix: str = DEFAULT_PREFIX) -> None:
         self._url = url

@@ -5,8 +5,8 @@ import time
 
 import anyio
 
-from bus.link import LINK_ERRORS, Link, Reach, pack
-from protocols.errors import Busy
+from callboard.bus.link import LINK_ERRORS, Link, Reach, pack
+from callboard.protocols.errors import Busy
 
 ASK_AGAIN_S = 1.0
 WAIT_S = 1.0  # for the answer: a Redis that takes longer doesn't keep the senders waiting

@@ -9,8 +9,8 @@ The scripts go over the wire with each call (EVAL): SCRIPT FLUSH or a restart ca
 
 from collections.abc import Sequence
 
-from bus.keys import epoch_key
-from bus.link import pack
+from callboard.bus.keys import epoch_key
+from callboard.bus.link import pack
 
 # KEYS: stream, epoch key. ARGV: epoch, group, and the last entry that this process has read from the stream: '' if
 # it takes the partition, so that all comes again.

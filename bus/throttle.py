@@ -26,10 +26,10 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from bus.keys import DEFAULT_PREFIX, breaker_key, rate_key
-from bus.link import LINK_ERRORS, Link, pack, redacted
-from bus.memory_throttle import LONGEST_TOLD_S, MINUTE_US, PROBE_S, MemoryThrottle, cost_us
-from protocols.ports import Breaker, Clock
+from callboard.bus.keys import DEFAULT_PREFIX, breaker_key, rate_key
+from callboard.bus.link import LINK_ERRORS, Link, pack, redacted
+from callboard.bus.memory_throttle import LONGEST_TOLD_S, MINUTE_US, PROBE_S, MemoryThrottle, cost_us
+from callboard.protocols.ports import Breaker, Clock
 
 ANSWER_S: Final = 0.5  # a Redis that takes longer doesn't keep a call waiting
 AGAIN_S: Final = 1.0
@@ -115,7 +115,7 @@ return 0
 
 
 class RedisThrottle:
-    """See `protocols.ports.Throttle`. Made by `open`, which owns its connection.
+    """See `callboard.protocols.ports.Throttle`. Made by `open`, which owns its connection.
 
     `time_us` is for tests: the time that counts in place of that of Redis.
     """

@@ -7,10 +7,10 @@ from typing import Any, TypeGuard
 import anyio
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from bus import scripts
-from bus.keys import GAP
-from bus.link import LINK_ERRORS, Link, Reach, Trouble, pack
-from bus.room import Room
+from callboard.bus import scripts
+from callboard.bus.keys import GAP
+from callboard.bus.link import LINK_ERRORS, Link, Reach, Trouble, pack
+from callboard.bus.room import Room
 
 MAX_BATCH = 512  # commands in one pipeline
 LINGER_S = 0.005  # how long settlements wait for company: nobody waits for them

@@ -11,19 +11,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from actors.context import Context, Received
-    from actors.definition import Actor, Handoff, Struct, handler
-    from actors.models.call import ModelReply
-    from actors.policies import Cache, Caps, Memory, Retry, TimeLimits
-    from actors.tools.declaration import actor_tool, tool
-    from actors.tools.export import to_crewai, to_langchain
-    from actors.tools.loop import LoopLimits, ToolAnswer
-    from actors.tools.policy import ToolPolicy
-    from actors.tools.registry import RegisteredTool, ToolInfo, Tools
     from callboard import errors
-    from protocols.messages import Message
-    from protocols.money import Money, ValueRule, percent_of, shares
-    from protocols.redaction import redactor
+    from callboard.actors.context import Context, Received
+    from callboard.actors.definition import Actor, Handoff, Struct, handler
+    from callboard.actors.models.call import ModelReply
+    from callboard.actors.policies import Cache, Caps, Memory, Retry, TimeLimits
+    from callboard.actors.tools.declaration import actor_tool, tool
+    from callboard.actors.tools.export import to_crewai, to_langchain
+    from callboard.actors.tools.loop import LoopLimits, ToolAnswer
+    from callboard.actors.tools.policy import ToolPolicy
+    from callboard.actors.tools.registry import RegisteredTool, ToolInfo, Tools
+    from callboard.protocols.messages import Message
+    from callboard.protocols.money import Money, ValueRule, percent_of, shares
+    from callboard.protocols.redaction import redactor
 
 __all__ = [
     "Actor",
@@ -59,18 +59,18 @@ __all__ = [
 
 # The imports above once more, for the interpreter: tests/specs/test_public_names.py holds that they are the same.
 _NAMES: Final = {
-    "actors.context": ("Context", "Received"),
-    "actors.definition": ("Actor", "Handoff", "Struct", "handler"),
-    "actors.models.call": ("ModelReply",),
-    "actors.policies": ("Cache", "Caps", "Memory", "Retry", "TimeLimits"),
-    "actors.tools.declaration": ("actor_tool", "tool"),
-    "actors.tools.export": ("to_crewai", "to_langchain"),
-    "actors.tools.loop": ("LoopLimits", "ToolAnswer"),
-    "actors.tools.policy": ("ToolPolicy",),
-    "actors.tools.registry": ("RegisteredTool", "ToolInfo", "Tools"),
-    "protocols.messages": ("Message",),
-    "protocols.money": ("Money", "ValueRule", "percent_of", "shares"),
-    "protocols.redaction": ("redactor",),
+    "callboard.actors.context": ("Context", "Received"),
+    "callboard.actors.definition": ("Actor", "Handoff", "Struct", "handler"),
+    "callboard.actors.models.call": ("ModelReply",),
+    "callboard.actors.policies": ("Cache", "Caps", "Memory", "Retry", "TimeLimits"),
+    "callboard.actors.tools.declaration": ("actor_tool", "tool"),
+    "callboard.actors.tools.export": ("to_crewai", "to_langchain"),
+    "callboard.actors.tools.loop": ("LoopLimits", "ToolAnswer"),
+    "callboard.actors.tools.policy": ("ToolPolicy",),
+    "callboard.actors.tools.registry": ("RegisteredTool", "ToolInfo", "Tools"),
+    "callboard.protocols.messages": ("Message",),
+    "callboard.protocols.money": ("Money", "ValueRule", "percent_of", "shares"),
+    "callboard.protocols.redaction": ("redactor",),
 }
 _MODULES: Final = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from actors.definition import Actor, Definition, define
-from protocols.errors import BadApp, BadDefinition
+from callboard.actors.definition import Actor, Definition, define
+from callboard.protocols.errors import BadApp, BadDefinition
 
 FILE_MODULE: Final = "callboard_app_"  # and the file's name: the same module name in every process
 

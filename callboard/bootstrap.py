@@ -13,26 +13,26 @@ from uuid import UUID
 import anyio
 import msgspec
 
-import projections
-from actors.client import Client
-from actors.definition import Definition
-from actors.directory import Directory
-from actors.ending import Ending
-from actors.host import Host, Limits, Parts
-from actors.lifeline import Aside
-from actors.models import library
+from callboard import projections
+from callboard.actors.client import Client
+from callboard.actors.definition import Definition
+from callboard.actors.directory import Directory
+from callboard.actors.ending import Ending
+from callboard.actors.host import Host, Limits, Parts
+from callboard.actors.lifeline import Aside
+from callboard.actors.models import library
 from callboard.config import Config
+from callboard.eventstore.clock import DatabaseClock
+from callboard.eventstore.connections import check_connections
+from callboard.eventstore.leases import PostgresLeases
+from callboard.eventstore.store import PostgresEventStore
+from callboard.projections.answers import PostgresAnswers
+from callboard.projections.runner import Runner
+from callboard.protocols.errors import NameTaken
+from callboard.protocols.names import new_id
+from callboard.protocols.ports import Bus, Leases, Throttle
 from callboard.services import LocalServices
 from callboard.settings import Settings
-from eventstore.clock import DatabaseClock
-from eventstore.connections import check_connections
-from eventstore.leases import PostgresLeases
-from eventstore.store import PostgresEventStore
-from projections.answers import PostgresAnswers
-from projections.runner import Runner
-from protocols.errors import NameTaken
-from protocols.names import new_id
-from protocols.ports import Bus, Leases, Throttle
 
 LEASE_SLACK_S: Final = 0.5
 LOOK_EVERY_S: Final = 0.1  # for heartbeats of a process with our name: more often than a process makes them
@@ -111,7 +111,7 @@ async def connected(settings: Settings, name: str, *, redis_needed: bool = True)
     """
     assert settings.database_url
     assert settings.redis_url
-    from bus import RedisBus, RedisThrottle  # redis-py takes 0.3 s, and what only reads the log needs none
+    from callboard.bus import RedisBus, RedisThrottle  # redis-py takes 0.3 s, and what only reads the log needs none
 
     process = process_name(name)
     async with PostgresEventStore.open(settings.database_url, connections=settings.connections) as store:

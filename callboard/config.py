@@ -39,16 +39,16 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from actors.models.call import Rates
-from actors.models.deadlines import Deadlines
-from actors.models.gateway import Gateway
-from actors.models.prices import Override, PriceTable
-from actors.models.stand_in import STAND_IN
-from actors.models.tiers import Tiers
-from actors.tools.mcp_server import McpServer
-from actors.tools.policy import ToolPolicies
-from protocols.errors import BadConfig, UnknownModel, UnreadableConfig
-from protocols.ports import Breaker
+from callboard.actors.models.call import Rates
+from callboard.actors.models.deadlines import Deadlines
+from callboard.actors.models.gateway import Gateway
+from callboard.actors.models.prices import Override, PriceTable
+from callboard.actors.models.stand_in import STAND_IN
+from callboard.actors.models.tiers import Tiers
+from callboard.actors.tools.mcp_server import McpServer
+from callboard.actors.tools.policy import ToolPolicies
+from callboard.protocols.errors import BadConfig, UnknownModel, UnreadableConfig
+from callboard.protocols.ports import Breaker
 
 T = TypeVar("T", bound=msgspec.Struct)
 

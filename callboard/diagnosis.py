@@ -13,14 +13,14 @@ from typing import Final
 
 from msgspec import Struct
 
-from projections.dead_letters import DeadLetter
-from projections.mailbox import Backlog
-from projections.tasks import BUDGET_WAIT, Task, Waiting
-from protocols.ledger import Account, Charge
-from protocols.money import plain
-from protocols.names import actor_stream
-from protocols.ports import Member, PartitionState
-from protocols.states import RUNNING
+from callboard.projections.dead_letters import DeadLetter
+from callboard.projections.mailbox import Backlog
+from callboard.projections.tasks import BUDGET_WAIT, Task, Waiting
+from callboard.protocols.ledger import Account, Charge
+from callboard.protocols.money import plain
+from callboard.protocols.names import actor_stream
+from callboard.protocols.ports import Member, PartitionState
+from callboard.protocols.states import RUNNING
 
 STALLED_S: Final = 60.0  # without progress, while messages wait: longer than what is usual between two steps
 

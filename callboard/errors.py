@@ -3,4 +3,4 @@
 A handler meets `StepFailed`, `TaskFailed`, `ModelFailed` and others: docs/add-an-actor.md says when.
 """
 
-from protocols.errors import *  # noqa: F403
+from callboard.protocols.errors import *  # noqa: F403

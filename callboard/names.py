@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from protocols.errors import NameTaken
+from callboard.protocols.errors import NameTaken
 
 
 @contextmanager

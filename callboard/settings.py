@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct, field, structs
 from platformdirs import user_data_path
 
-from protocols.errors import BadSetting
+from callboard.protocols.errors import BadSetting
 
 PREFIX: Final = "CALLBOARD_"
 OURS: Final = (f"{PREFIX}TEST_", f"{PREFIX}FAULT_")  # read by the tests

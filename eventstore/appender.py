@@ -23,13 +23,13 @@ from uuid import uuid4
 
 import asyncpg
 
-from eventstore.chain import Row, batch_digest
-from eventstore.database import UNAVAILABLE, cancellation_passes, connect, reason_of
-from eventstore.ledger_tables import EntryRow, entry_row, refusal_of
-from eventstore.recent import Recent, WrittenBatch
-from eventstore.rules import Append, admit, count_in
-from protocols.errors import AppendRefused, BadEvent, StoreUnavailable
-from protocols.ports import Appended
+from callboard.eventstore.chain import Row, batch_digest
+from callboard.eventstore.database import UNAVAILABLE, cancellation_passes, connect, reason_of
+from callboard.eventstore.ledger_tables import EntryRow, entry_row, refusal_of
+from callboard.eventstore.recent import Recent, WrittenBatch
+from callboard.eventstore.rules import Append, admit, count_in
+from callboard.protocols.errors import AppendRefused, BadEvent, StoreUnavailable
+from callboard.protocols.ports import Appended
 
 log = logging.getLogger(__name__)
 

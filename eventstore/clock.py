@@ -6,8 +6,8 @@ from typing import Final
 
 import asyncpg
 
-from eventstore.database import fetch
-from protocols.ports import SystemClock
+from callboard.eventstore.database import fetch
+from callboard.protocols.ports import SystemClock
 
 log = logging.getLogger(__name__)
 

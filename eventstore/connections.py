@@ -9,8 +9,8 @@ from typing import Final
 
 import asyncpg
 
-from eventstore.database import fetch
-from protocols.errors import TooFewConnections
+from callboard.eventstore.database import fetch
+from callboard.protocols.errors import TooFewConnections
 
 log = logging.getLogger(__name__)
 

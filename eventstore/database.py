@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
-from protocols.errors import BadSetting, DatabaseUnavailable, StoreUnavailable
+from callboard.protocols.errors import BadSetting, DatabaseUnavailable, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ async def connect(url: str, *, pooled: bool) -> asyncpg.Connection:
 async def first_connection(url: str) -> AsyncIterator[tuple[asyncpg.Connection, bool]]:
     """A connection to begin with, and whether it goes through a pooler; raises DatabaseUnavailable, BadSetting.
 
-    A PostgresError comes out as it is: see `eventstore.refusals`.
+    A PostgresError comes out as it is: see `callboard.eventstore.refusals`.
     """
     try:
         connection = await connect(url, pooled=True)

@@ -6,12 +6,12 @@ from datetime import timedelta
 import asyncpg
 import msgspec
 
-from eventstore.database import fetch
-from eventstore.rules import check_partitions
-from protocols.a2a import AgentCard
-from protocols.errors import UnknownRole, listed
-from protocols.messages import encode_json
-from protocols.ports import Lease, Member, PartitionState, Route
+from callboard.eventstore.database import fetch
+from callboard.eventstore.rules import check_partitions
+from callboard.protocols.a2a import AgentCard
+from callboard.protocols.errors import UnknownRole, listed
+from callboard.protocols.messages import encode_json
+from callboard.protocols.ports import Lease, Member, PartitionState, Route
 
 # The count and generation of a role that is known stay; its row comes back as it stands. The partitions are there
 # when the role is: both are written by this one statement. (xmax is 0 in a row that is new, not updated.)
@@ -71,7 +71,7 @@ _card_decoder = msgspec.json.Decoder(AgentCard)
 
 
 class PostgresLeases:
-    """`protocols.ports.Leases` on the pool of a `PostgresEventStore`. All methods raise StoreUnavailable."""
+    """`callboard.protocols.ports.Leases` on the pool of a `PostgresEventStore`. All methods raise StoreUnavailable."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool

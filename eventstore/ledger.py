@@ -1,7 +1,7 @@
 """The ledger as a pure fold of its entries: the rules of `eventstore/sql/0007_ledger.sql` once more, in Python.
 
 It is the ledger of the event store in memory, and what the tables are checked against. What an entry means is said in
-`protocols.ledger`.
+`callboard.protocols.ledger`.
 """
 
 from bisect import bisect_left
@@ -13,8 +13,8 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
-from protocols.errors import BudgetExceeded, NotAdmitted, Unpriced
-from protocols.ledger import (
+from callboard.protocols.errors import BudgetExceeded, NotAdmitted, Unpriced
+from callboard.protocols.ledger import (
     EACH,
     STRICTEST_FIRST,
     Account,
@@ -33,7 +33,7 @@ from protocols.ledger import (
     target_in,
     window_of,
 )
-from protocols.money import EXACT, Money, plain
+from callboard.protocols.money import EXACT, Money, plain
 
 SCOPES: Final[tuple[Scope, ...]] = ("tenant", "run", "role", "agent")
 COUNTED_IN: Final = {"held": "held", "settled": "spent", "lost": "lost"}  # a charge's state, and the account's column
@@ -203,7 +203,7 @@ class Ledger:
 
 
 class MemoryLedger:
-    """`protocols.ports.LedgerView` of a ledger in memory."""
+    """`callboard.protocols.ports.LedgerView` of a ledger in memory."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

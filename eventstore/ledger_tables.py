@@ -10,12 +10,12 @@ import asyncpg
 import msgspec
 from msgspec import Struct
 
-from eventstore.database import fetch
-from eventstore.ledger import Ledger, by_use
-from protocols.codec import LEDGER_TYPES, body_of, decode_meta, entry_of
-from protocols.errors import BudgetExceeded, NotAdmitted, UnknownEventType, Unpriced
-from protocols.events import NewEvent
-from protocols.ledger import (
+from callboard.eventstore.database import fetch
+from callboard.eventstore.ledger import Ledger, by_use
+from callboard.protocols.codec import LEDGER_TYPES, body_of, decode_meta, entry_of
+from callboard.protocols.errors import BudgetExceeded, NotAdmitted, UnknownEventType, Unpriced
+from callboard.protocols.events import NewEvent
+from callboard.protocols.ledger import (
     Account,
     Budget,
     Charge,
@@ -29,7 +29,7 @@ from protocols.ledger import (
     TopUp,
     Warned,
 )
-from protocols.money import Money, plain
+from callboard.protocols.money import Money, plain
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _charge(row: Any) -> Charge:
 
 
 class PostgresLedger:
-    """`protocols.ports.LedgerView` on PostgreSQL. Each method raises StoreUnavailable."""
+    """`callboard.protocols.ports.LedgerView` on PostgreSQL. Each method raises StoreUnavailable."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
@@ -147,7 +147,7 @@ class PostgresLedger:
 
 
 class Tables(NamedTuple):
-    """All that is in the tables, as the attributes of `eventstore.ledger.Ledger`."""
+    """All that is in the tables, as the attributes of `callboard.eventstore.ledger.Ledger`."""
 
     budgets: dict[Budget, tuple[Decimal, Over]]
     accounts: dict[tuple[Budget, str, str], Account]

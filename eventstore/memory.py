@@ -6,18 +6,18 @@ from uuid import uuid4
 
 import anyio
 
-from eventstore.ledger import Ledger
-from eventstore.rules import Append, admit, count_in, failed
-from protocols.codec import decode_meta, digest, sent_message
-from protocols.errors import AppendRefused, BadName, BlobMissing, MessageNotInLog
-from protocols.events import Event, NewEvent
-from protocols.messages import Message
-from protocols.names import parse_message_id
-from protocols.ports import Appended, Clock, ExpectedVersion, SystemClock
+from callboard.eventstore.ledger import Ledger
+from callboard.eventstore.rules import Append, admit, count_in, failed
+from callboard.protocols.codec import decode_meta, digest, sent_message
+from callboard.protocols.errors import AppendRefused, BadName, BlobMissing, MessageNotInLog
+from callboard.protocols.events import Event, NewEvent
+from callboard.protocols.messages import Message
+from callboard.protocols.names import parse_message_id
+from callboard.protocols.ports import Appended, Clock, ExpectedVersion, SystemClock
 
 
 class MemoryEventStore:
-    """`protocols.ports.EventStore` in memory. `clock` gives the events their times."""
+    """`callboard.protocols.ports.EventStore` in memory. `clock` gives the events their times."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.store_id = uuid4()

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import anyio
 from msgspec.structs import replace
 
-from eventstore.rules import check_partitions
-from protocols.errors import UnknownRole, listed
-from protocols.ports import Clock, Lease, Member, PartitionState, Route, SystemClock
+from callboard.eventstore.rules import check_partitions
+from callboard.protocols.errors import UnknownRole, listed
+from callboard.protocols.ports import Clock, Lease, Member, PartitionState, Route, SystemClock
 
 
 class _Partition:
@@ -125,7 +125,7 @@ class _Role:
 
 
 class MemoryLeases:
-    """`protocols.ports.Leases` in memory, on an injectable clock. Share one among all that play processes."""
+    """`callboard.protocols.ports.Leases` in memory, on an injectable clock. Share one among all that play processes."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()

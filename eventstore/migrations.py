@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
-from eventstore.ledger_tables import rebuild_ledger
-from protocols.errors import SchemaTooNew
+from callboard.eventstore.ledger_tables import rebuild_ledger
+from callboard.protocols.errors import SchemaTooNew
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Migration(NamedTuple):
 def migrations() -> list[Migration]:
     """All that this Callboard knows, in order."""
     found = []
-    for file in files("eventstore").joinpath("sql").iterdir():
+    for file in files("callboard.eventstore").joinpath("sql").iterdir():
         number, _, name = file.name.removesuffix(".sql").partition("_")
         if file.name.endswith(".sql"):
             found.append(Migration(int(number), name, file.read_text()))

@@ -6,8 +6,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import Final
 
-from eventstore.rules import Append
-from protocols.events import Event
+from callboard.eventstore.rules import Append
+from callboard.protocols.events import Event
 
 MAX_EVENTS: Final = 4_096
 MAX_BYTES: Final = 16 * 1024 * 1024

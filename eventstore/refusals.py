@@ -11,8 +11,14 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from eventstore.database import UNAVAILABLE, reason_of, redacted
-from protocols.errors import CallboardError, DatabaseRefuses, DatabaseUnavailable, DatabaseUnfit, StoreUnavailable
+from callboard.eventstore.database import UNAVAILABLE, reason_of, redacted
+from callboard.protocols.errors import (
+    CallboardError,
+    DatabaseRefuses,
+    DatabaseUnavailable,
+    DatabaseUnfit,
+    StoreUnavailable,
+)
 
 # By SQLSTATE or its class: what to do.
 MAY_PASS: Final = {

@@ -5,19 +5,19 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
 
-from protocols.errors import AlreadyHandled, AppendRefused, BadEvent, BadOption, Conflict
-from protocols.events import NewEvent
-from protocols.ledger import Entry, Hold, SetBudget, Settle, TopUp
-from protocols.messages import encode_json
-from protocols.ports import NO_STREAM, STREAM_EXISTS, Appended, ExpectedVersion
+from callboard.protocols.errors import AlreadyHandled, AppendRefused, BadEvent, BadOption, Conflict
+from callboard.protocols.events import NewEvent
+from callboard.protocols.ledger import Entry, Hold, SetBudget, Settle, TopUp
+from callboard.protocols.messages import encode_json
+from callboard.protocols.ports import NO_STREAM, STREAM_EXISTS, Appended, ExpectedVersion
 
 MAX_NAME_BYTES: Final = 1000  # of streams, types and message ids: they are in indexes
 MAX_EVENT_BYTES: Final = 64 * 1024 * 1024  # data and meta together; large bodies belong into blobs
 
 MAX_PARTITIONS: Final = 256  # of a role
 
-# Of amounts in the ledger: sums of 10^20 of them are exact still, in `protocols.money.EXACT` too. The price of a token
-# may have 30 decimals, as it is a float's shortest text.
+# Of amounts in the ledger: sums of 10^20 of them are exact still, in `callboard.protocols.money.EXACT` too. The price
+# of a token may have 30 decimals, as it is a float's shortest text.
 MAX_AMOUNT: Final = Decimal(10**30)
 MAX_DECIMAL_PLACES: Final = 45
 

@@ -10,17 +10,17 @@ from uuid import UUID
 import anyio
 import asyncpg
 
-from eventstore.appender import Appender
-from eventstore.database import connection_pool, fetch, first_connection
-from eventstore.migrations import migrate
-from eventstore.refusals import check_database, explained
-from eventstore.rules import Append, failed
-from protocols.codec import decode_meta, digest, sent_message
-from protocols.errors import BadEvent, BadName, BlobMissing, MessageNotInLog, StoreUnavailable
-from protocols.events import Event, NewEvent
-from protocols.messages import Message
-from protocols.names import parse_message_id
-from protocols.ports import Appended, ExpectedVersion
+from callboard.eventstore.appender import Appender
+from callboard.eventstore.database import connection_pool, fetch, first_connection
+from callboard.eventstore.migrations import migrate
+from callboard.eventstore.refusals import check_database, explained
+from callboard.eventstore.rules import Append, failed
+from callboard.protocols.codec import decode_meta, digest, sent_message
+from callboard.protocols.errors import BadEvent, BadName, BlobMissing, MessageNotInLog, StoreUnavailable
+from callboard.protocols.events import Event, NewEvent
+from callboard.protocols.messages import Message
+from callboard.protocols.names import parse_message_id
+from callboard.protocols.ports import Appended, ExpectedVersion
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ _GET_BLOBS = "select digest, content from blobs where digest = any($1::text[])"
 
 
 class PostgresEventStore:
-    """`protocols.ports.EventStore` on PostgreSQL; made by `open`.
+    """`callboard.protocols.ports.EventStore` on PostgreSQL; made by `open`.
 
     `pool` is for the tables that others keep in the same database; `store_id` is the database's own name for itself,
     and `pooled` tells whether a pooler stands between.

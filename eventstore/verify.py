@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 import asyncpg
 from msgspec import Struct
 
-from eventstore.chain import BatchDigest
+from callboard.eventstore.chain import BatchDigest
 
 ROWS: Final = 500  # read at a time
 

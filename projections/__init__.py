@@ -1,7 +1,7 @@
 """Read models, folded from the event log in Postgres: never the truth, always rebuildable."""
 
-from projections import agents, answers, audit, costs, dead_letters, mailbox, runs, tasks, timers
-from projections.base import Projection
+from callboard.projections import agents, answers, audit, costs, dead_letters, mailbox, runs, tasks, timers
+from callboard.projections.base import Projection
 
 # The runtime's working tables: what recovery reads, and waits for. The others are for people.
 WORKING: tuple[Projection, ...] = (mailbox.PROJECTION, timers.PROJECTION, tasks.PROJECTION)

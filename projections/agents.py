@@ -10,10 +10,10 @@ from decimal import Decimal
 from asyncpg import Connection
 from msgspec import Struct
 
-from projections.base import Database, Fact, Page, Projection, Table, add_usage
-from protocols import events
-from protocols.events import Event
-from protocols.names import RESERVED_ROLES, role_of
+from callboard.projections.base import Database, Fact, Page, Projection, Table, add_usage
+from callboard.protocols import events
+from callboard.protocols.events import Event
+from callboard.protocols.names import RESERVED_ROLES, role_of
 
 DDL = """
 create table agents (

@@ -15,17 +15,17 @@ from typing import Final
 from asyncpg import Connection, Pool, UndefinedTableError
 from msgspec import Struct
 
-from eventstore.database import fetch
-from projections.base import Page, Projection, Table
-from protocols import events as e
-from protocols.errors import StoreUnavailable
-from protocols.ledger import attempt_id
-from protocols.names import event_id
+from callboard.eventstore.database import fetch
+from callboard.projections.base import Page, Projection, Table
+from callboard.protocols import events as e
+from callboard.protocols.errors import StoreUnavailable
+from callboard.protocols.ledger import attempt_id
+from callboard.protocols.names import event_id
 
 DDL = """
 -- one row an attempt that was made under a key, and has not ended
 create table answers_asked (
-    attempt text collate "C" primary key,  -- protocols.ledger.attempt_id
+    attempt text collate "C" primary key,  -- callboard.protocols.ledger.attempt_id
     key     text collate "C" not null,
     at      timestamptz not null
 );
@@ -127,7 +127,9 @@ PROJECTION = Projection(
 
 
 class PostgresAnswers:
-    """See `protocols.ports.Answers`. Where the database can't tell, there is no answer: a call is only made anew."""
+    """See `callboard.protocols.ports.Answers`. Where the database can't tell, there is no answer: a call is only made
+    anew.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -12,9 +12,9 @@ from typing import Final
 from asyncpg import Connection
 from msgspec import UNSET, Struct
 
-from projections.base import Database, Fact, Page, Projection, Table, clean
-from protocols import events
-from protocols.events import Stored
+from callboard.projections.base import Database, Fact, Page, Projection, Table, clean
+from callboard.protocols import events
+from callboard.protocols.events import Stored
 
 DDL = """
 create table audit (

@@ -15,11 +15,11 @@ import msgspec
 from asyncpg import Connection, Pool
 from msgspec import Struct
 
-from protocols.codec import body_of, sent_messages
-from protocols.errors import UnknownEventType
-from protocols.events import BODIES, Event, ModelCompleted, ModelFailed
-from protocols.messages import Message, encode_json
-from protocols.money import add_amount
+from callboard.protocols.codec import body_of, sent_messages
+from callboard.protocols.errors import UnknownEventType
+from callboard.protocols.events import BODIES, Event, ModelCompleted, ModelFailed
+from callboard.protocols.messages import Message, encode_json
+from callboard.protocols.money import add_amount
 
 Row = TypeVar("Row", bound=Struct)
 View = TypeVar("View", bound=Struct)
@@ -39,7 +39,7 @@ class Fact(Struct, gc=False):
 
     @property
     def body(self) -> Any:
-        """The class of `protocols.events` that the event's type names; raises msgspec.DecodeError."""
+        """The class of `callboard.protocols.events` that the event's type names; raises msgspec.DecodeError."""
         if self._body is None:
             self._body = body_of(self.event)
         return self._body

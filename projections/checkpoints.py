@@ -11,8 +11,8 @@ from typing import Final
 from asyncpg import Connection, Pool, UndefinedColumnError, UndefinedTableError
 from msgspec import Struct
 
-from projections.base import Database, Projection
-from protocols.errors import CallboardError, SchemaTooNew
+from callboard.projections.base import Database, Projection
+from callboard.protocols.errors import CallboardError, SchemaTooNew
 
 DDL: Final = """
 create table if not exists projections (

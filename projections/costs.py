@@ -14,11 +14,11 @@ from typing import Any, Final, Literal, get_args
 from asyncpg import Connection
 from msgspec import Struct
 
-from projections.agents import agent_of
-from projections.base import Database, Fact, Page, Projection, Table, clean
-from protocols import events
-from protocols.money import EXACT
-from protocols.names import role_of
+from callboard.projections.agents import agent_of
+from callboard.projections.base import Database, Fact, Page, Projection, Table, clean
+from callboard.protocols import events
+from callboard.protocols.money import EXACT
+from callboard.protocols.names import role_of
 
 DDL = """
 create table costs (

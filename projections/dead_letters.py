@@ -4,7 +4,7 @@
     dead_letter.edited       notes that another content is to be sent in its place
     dead_letter.redriven     notes that it was sent again: what goes out is another message, which opens another task
 
-The messages themselves, and all that was done with them, are in the log (`actors.dead_letters`).
+The messages themselves, and all that was done with them, are in the log (`callboard.actors.dead_letters`).
 """
 
 from datetime import datetime
@@ -13,8 +13,8 @@ from typing import Any
 from asyncpg import Connection
 from msgspec import Struct
 
-from projections.base import Database, Fact, Page, Projection, Table, clean
-from protocols.events import DeadLetterEdited, DeadLetterRedriven, MessageDeadLettered
+from callboard.projections.base import Database, Fact, Page, Projection, Table, clean
+from callboard.protocols.events import DeadLetterEdited, DeadLetterRedriven, MessageDeadLettered
 
 DDL = """
 create table dead_letters (

@@ -5,7 +5,7 @@ from datetime import datetime
 from asyncpg import Pool
 from msgspec import Struct
 
-from protocols.ports import EventStore
+from callboard.protocols.ports import EventStore
 
 
 class ProjectionLag(Struct, frozen=True):

@@ -4,8 +4,8 @@
     an event whose `meta.handles` is its id               closes it
 
 A message that is opened and closed within one page never touches the table, so that in steady state the table holds
-what waits, and little else. Messages with `due_at` are in `projections.timers`; those that nobody can handle, in
-`projections.dead_letters`.
+what waits, and little else. Messages with `due_at` are in `callboard.projections.timers`; those that nobody can handle,
+in `callboard.projections.dead_letters`.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from datetime import datetime
 from asyncpg import Connection
 from msgspec import Struct
 
-from projections.base import Database, Page, Projection, Table
-from protocols.events import Event
-from protocols.messages import Kind, Message, Priority
-from protocols.names import key_hash
+from callboard.projections.base import Database, Page, Projection, Table
+from callboard.protocols.events import Event
+from callboard.protocols.messages import Kind, Message, Priority
+from callboard.protocols.names import key_hash
 
 DDL = """
 -- one row a message that is open; (position, place) is its place in the log
@@ -25,7 +25,7 @@ create table mailbox (
     id        text collate "C" primary key,  -- stream@version.place
     role      text collate "C" not null,     -- of the actor that it is addressed to
     key       text collate "C" not null,
-    key_hash  bigint not null,               -- protocols.names.key_hash(key): modulo a partition count, its partition
+    key_hash  bigint not null,               -- callboard.protocols.names.key_hash; modulo a count, its partition
     kind      text not null,
     run       text collate "C" not null,
     task      text collate "C" not null,

@@ -1,8 +1,9 @@
 """The runner: folds the log into all projections, a page in a transaction.
 
-Any number of processes run one; whoever holds the lease works, the others stand by (see `projections.checkpoints`).
-Projections that stand at the same position get the same pages, and each event is decoded once for all of them. One
-that is behind, because it is new or was reset, gets pages of its own in turn with the others, until it has caught up.
+Any number of processes run one; whoever holds the lease works, the others stand by (see
+`callboard.projections.checkpoints`). Projections that stand at the same position get the same pages, and each event is
+decoded once for all of them. One that is behind, because it is new or was reset, gets pages of its own in turn with the
+others, until it has caught up.
 
 One that can't take an event is stopped where it is, and the others go on. It is tried again when it is rebuilt, and by
 each runner that begins: by one that knows better, after an upgrade.
@@ -19,11 +20,11 @@ import asyncpg
 import msgspec
 from asyncpg import Pool
 
-from eventstore.database import UNAVAILABLE, reason_of
-from projections import checkpoints
-from projections.base import Fact, Page, Projection, clean, fact_of
-from projections.checkpoints import Fenced, Tenure
-from protocols.errors import (
+from callboard.eventstore.database import UNAVAILABLE, reason_of
+from callboard.projections import checkpoints
+from callboard.projections.base import Fact, Page, Projection, clean, fact_of
+from callboard.projections.checkpoints import Fenced, Tenure
+from callboard.protocols.errors import (
     BadName,
     CallboardError,
     NotProjected,
@@ -32,8 +33,8 @@ from protocols.errors import (
     UnknownEventType,
     listed,
 )
-from protocols.events import Event
-from protocols.ports import Clock, EventStore, SystemClock
+from callboard.protocols.events import Event
+from callboard.protocols.ports import Clock, EventStore, SystemClock
 
 log = logging.getLogger(__name__)
 

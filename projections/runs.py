@@ -3,7 +3,7 @@
 The *answering task* is the root task or, when that was handed off, the task that took over, and so on; and where it
 ended as a dead letter that was sent again, the task that this opened. The run's state is that task's, and the run ends
 when it ends. What a run's tasks did and cost is not kept here a second time:
-the queries add it up from the rows of `projections.tasks`.
+the queries add it up from the rows of `callboard.projections.tasks`.
 """
 
 from collections.abc import Collection, Iterable
@@ -15,10 +15,10 @@ import msgspec
 from asyncpg import Connection, Record
 from msgspec import Struct
 
-from projections.base import Database, Fact, Page, Projection, Table, clean
-from protocols import events
-from protocols.errors import AmbiguousId, UnknownRun
-from protocols.states import TaskState, task_state
+from callboard.projections.base import Database, Fact, Page, Projection, Table, clean
+from callboard.protocols import events
+from callboard.protocols.errors import AmbiguousId, UnknownRun
+from callboard.protocols.states import TaskState, task_state
 
 DDL = """
 create table runs (

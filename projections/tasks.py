@@ -20,12 +20,12 @@ from typing import Final, Literal
 from asyncpg import Connection
 from msgspec import Struct
 
-from projections.base import Database, Fact, Page, Projection, Table, add_usage, clean
-from protocols import events
-from protocols.errors import AmbiguousId, UnknownTask
-from protocols.messages import Kind, Message
-from protocols.names import key_hash
-from protocols.states import State, TaskState, task_state
+from callboard.projections.base import Database, Fact, Page, Projection, Table, add_usage, clean
+from callboard.protocols import events
+from callboard.protocols.errors import AmbiguousId, UnknownTask
+from callboard.protocols.messages import Kind, Message
+from callboard.protocols.names import key_hash
+from callboard.protocols.states import State, TaskState, task_state
 
 MAX_WAITING = 500  # that a row lists: a task that asks for more at a time is rare, and costs each event the whole list
 
@@ -42,7 +42,7 @@ create table tasks (
     opened_at      timestamptz not null,
     updated_at     timestamptz not null,
     state          text not null,              -- A2A's TaskState
-    actor_state    text not null,              -- protocols.states
+    actor_state    text not null,              -- callboard.protocols.states
     role_state     text,                       -- of the role's own machine, if it has one
     started_at     timestamptz,
     ended_at       timestamptz,
@@ -68,7 +68,7 @@ create index tasks_at_work on tasks (role) where started_at is not null and ende
 """
 
 
-BUDGET_WAIT: Final = "/budget#"  # in the step of a timer that waits for room in a budget; see actors.pauses
+BUDGET_WAIT: Final = "/budget#"  # in the step of a timer that waits for room in a budget; see callboard.actors.pauses
 OUTCOME: Final = "outcome of tool "  # begins `on` where nobody knows whether a tool was called
 
 

@@ -13,9 +13,9 @@ from datetime import datetime
 from asyncpg import Connection
 from msgspec import Struct
 
-from projections.base import Database, Page, Projection, Table
-from protocols.messages import Kind
-from protocols.names import key_hash
+from callboard.projections.base import Database, Page, Projection, Table
+from callboard.protocols.messages import Kind
+from callboard.protocols.names import key_hash
 
 DDL = """
 -- one row a message that is not yet handled and has a due time
@@ -23,7 +23,7 @@ create table timers (
     id       text collate "C" primary key,  -- stream@version.place
     role     text collate "C" not null,     -- of the actor that it is addressed to
     key      text collate "C" not null,
-    key_hash bigint not null,               -- protocols.names.key_hash(key): modulo a partition count, its partition
+    key_hash bigint not null,               -- callboard.protocols.names.key_hash; modulo a count, its partition
     kind     text not null,
     run      text collate "C" not null,
     task     text collate "C" not null,

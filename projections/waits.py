@@ -5,7 +5,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from projections.base import Database
+from callboard.projections.base import Database
 
 MAX_TASKS = 1000  # that one search for a cycle looks at
 

@@ -7,7 +7,7 @@ past the exception's own code.
 from collections.abc import Iterator
 from typing import Any, Final
 
-from protocols.errors import StepFailed, TaskFailed
+from callboard.protocols.errors import StepFailed, TaskFailed
 
 MAX_CAUSES: Final = 1000  # of one exception that are looked at
 

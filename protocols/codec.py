@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
-from protocols import events as e
-from protocols.errors import MessageNotInLog, UnknownEventType
-from protocols.events import BODIES, Body, Event, Meta, NewEvent
-from protocols.ledger import Entry, Hold, Party, RemoveBudget, SetBudget, Settle, TopUp, Warned, attempt_id
-from protocols.messages import Message, encode_json
-from protocols.money import Money
-from protocols.names import message_id
+from callboard.protocols import events as e
+from callboard.protocols.errors import MessageNotInLog, UnknownEventType
+from callboard.protocols.events import BODIES, Body, Event, Meta, NewEvent
+from callboard.protocols.ledger import Entry, Hold, Party, RemoveBudget, SetBudget, Settle, TopUp, Warned, attempt_id
+from callboard.protocols.messages import Message, encode_json
+from callboard.protocols.money import Money
+from callboard.protocols.names import message_id
 
 # (type, schema version) -> a pure function from that version's JSON object to the next version's
 UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {

@@ -20,7 +20,7 @@ along is in its *meta*: the message that it handles, the messages that it sends,
     in a budget's stream     budget.set, budget.topped_up, budget.warned, budget.released, budget.removed
 
 A type's name and its schema version are a storage format: a changed body gets a higher `schema_version` and an
-upcaster in `protocols.codec`.
+upcaster in `callboard.protocols.codec`.
 """
 
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ from typing import Any, ClassVar, Literal
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from protocols.a2a import Artifact, Part
-from protocols.ledger import Budget, Entry, Over
-from protocols.messages import ErrorInfo, Kind, Message
-from protocols.money import Money
-from protocols.states import StateChange
+from callboard.protocols.a2a import Artifact, Part
+from callboard.protocols.ledger import Budget, Entry, Over
+from callboard.protocols.messages import ErrorInfo, Kind, Message
+from callboard.protocols.money import Money
+from callboard.protocols.states import StateChange
 
 Subject = Literal["tool", "budget"]  # what a person may have to approve
 
@@ -74,7 +74,7 @@ class NewEvent(Struct, frozen=True, kw_only=True):
     data: bytes
     meta: Meta
     schema_version: int = 1
-    entry: Entry | None = None  # what it means for the ledger, in the same commit; see protocols.ledger
+    entry: Entry | None = None  # what it means for the ledger, in the same commit; see callboard.protocols.ledger
 
 
 class Body(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -321,9 +321,9 @@ class Cost(Struct, frozen=True):
 class ModelRequested(Body, frozen=True):
     """A model is about to be called. Attempts of one call share its `step`.
 
-    `messages` is the prompt as a tree of blobs, see `protocols.prompts`; `tools` and `returns` are blobs: the JSON of
-    the tools that it may call, and the JSON Schema of the answer. `hold` is the most that the attempt can cost, and is
-    reserved in every budget that applies; None where the model has no price.
+    `messages` is the prompt as a tree of blobs, see `callboard.protocols.prompts`; `tools` and `returns` are blobs: the
+    JSON of the tools that it may call, and the JSON Schema of the answer. `hold` is the most that the attempt can cost,
+    and is reserved in every budget that applies; None where the model has no price.
     """
 
     TYPE = "model.requested"
@@ -370,7 +370,7 @@ class ModelCompleted(Body, frozen=True):
 
 
 class ModelFailed(Body, frozen=True):
-    """An attempt gave no answer that can be used. `kind` is one of `actors.models.failures`.
+    """An attempt gave no answer that can be used. `kind` is one of `callboard.actors.models.failures`.
 
     `usage` is what it used all the same, estimated where it was cut off; `cost` None: not known, for it is not known
     whether the provider charges for it. `answer` is what came, where that was no valid answer.
@@ -580,7 +580,9 @@ class DeadLetterRedriven(Body, frozen=True):
 
 
 class BudgetSet(Body, frozen=True):
-    """A budget was made or changed. It is named in full by each event of its stream; see `protocols.ledger.Budget`."""
+    """A budget was made or changed. It is named in full by each event of its stream; see
+    `callboard.protocols.ledger.Budget`.
+    """
 
     TYPE = "budget.set"
     budget: Budget

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from protocols.money import EXACT, Money
+from callboard.protocols.money import EXACT, Money
 
 Scope = Literal["tenant", "run", "role", "agent"]
 Period = Literal["run", "day", "month", "ever"]

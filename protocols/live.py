@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from protocols.messages import encode_json
-from protocols.redaction import redact
-from protocols.values import whole_text
+from callboard.protocols.messages import encode_json
+from callboard.protocols.redaction import redact
+from callboard.protocols.values import whole_text
 
 MAX_HELD: Final = 200  # characters that are held back, because they may be the beginning of a secret
 

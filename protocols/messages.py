@@ -22,12 +22,12 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
-from protocols.a2a import Part
-from protocols.causes import class_names, kinds, leaves, members
-from protocols.errors import BadName
-from protocols.names import check_key, check_role, role_of
-from protocols.redaction import redact
-from protocols.values import encode_value, is_model, plain
+from callboard.protocols.a2a import Part
+from callboard.protocols.causes import class_names, kinds, leaves, members
+from callboard.protocols.errors import BadName
+from callboard.protocols.names import check_key, check_role, role_of
+from callboard.protocols.redaction import redact
+from callboard.protocols.values import encode_value, is_model, plain
 
 Kind = Literal[
     "assign",
@@ -106,7 +106,7 @@ class ReplyTo(Struct, frozen=True, omit_defaults=True):
 class Message(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One message. Times are UTC and aware.
 
-    `id` is the message's address in the log (see `protocols.names`); it is empty in the `sends` of an event,
+    `id` is the message's address in the log (see `callboard.protocols.names`); it is empty in the `sends` of an event,
     where the place tells it, and set everywhere else. `to` is an actor's stream.
     """
 
@@ -184,7 +184,7 @@ _decoder = msgspec.json.Decoder(Message)
 def encode_json(value: object) -> bytes:
     """Any value of ours as JSON (msgspec: datetimes as RFC 3339, Decimals as strings, bytes as base64).
 
-    It doesn't look for NaN, which becomes null: what users give goes through `protocols.values.encode_value`.
+    It doesn't look for NaN, which becomes null: what users give goes through `callboard.protocols.values.encode_value`.
     """
     return _encoder.encode(value)
 

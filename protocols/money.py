@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from protocols.errors import BadAmount, BadOption, CurrencyMismatch
+from callboard.protocols.errors import BadAmount, BadOption, CurrencyMismatch
 
 # A sum that a hundred digits can't hold is an error, and is never rounded.
 EXACT: Final = Context(prec=100, traps=[Inexact, InvalidOperation, Overflow])

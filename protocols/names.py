@@ -17,7 +17,7 @@ from zlib import crc32
 
 from uuid_utils import uuid7
 
-from protocols.errors import BadName
+from callboard.protocols.errors import BadName
 
 MAX_KEY_LENGTH = 200
 MAX_TENANT_LENGTH = 200

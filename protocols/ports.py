@@ -14,10 +14,10 @@ from typing import Final, Protocol
 import anyio
 from msgspec import Struct
 
-from protocols.a2a import AgentCard
-from protocols.events import Event, NewEvent
-from protocols.ledger import Account, Charge, SetBudget
-from protocols.messages import Message
+from callboard.protocols.a2a import AgentCard
+from callboard.protocols.events import Event, NewEvent
+from callboard.protocols.ledger import Account, Charge, SetBudget
+from callboard.protocols.messages import Message
 
 
 class Clock(Protocol):
@@ -123,7 +123,7 @@ class EventStore(Protocol):
         ...
 
     async def put_blobs(self, contents: Sequence[bytes]) -> list[str]:
-        """Store bodies by content; gives their digests (`protocols.codec.digest`), in order."""
+        """Store bodies by content; gives their digests (`callboard.protocols.codec.digest`), in order."""
         ...
 
     async def get_blobs(self, digests: Sequence[str]) -> dict[str, bytes]:
@@ -132,7 +132,9 @@ class EventStore(Protocol):
 
 
 class LedgerView(Protocol):
-    """What the event store's ledger says (see protocols.ledger). Who only looks doesn't wait for who writes."""
+    """What the event store's ledger says (see callboard.protocols.ledger). Who only looks doesn't wait for who
+    writes.
+    """
 
     async def budgets(self) -> list[SetBudget]:
         """All budgets as they are set now, by name."""

@@ -1,9 +1,9 @@
 """Prompts in the log: lists of messages by content, so that a conversation that grows is stored once.
 
-A prompt is a list of digests (see `protocols.codec.digest`), each of a blob that is one message's JSON. A list longer
-than FAN is folded from its front: each full FAN digests become one blob, a JSON list, whose digest with the mark "*"
-stands for them; and so on, level by level. A prompt that goes on where another ended shares all but the last few blobs
-with it, and an event lists at most FAN - 1 entries a level.
+A prompt is a list of digests (see `callboard.protocols.codec.digest`), each of a blob that is one message's JSON. A
+list longer than FAN is folded from its front: each full FAN digests become one blob, a JSON list, whose digest with the
+mark "*" stands for them; and so on, level by level. A prompt that goes on where another ended shares all but the last
+few blobs with it, and an event lists at most FAN - 1 entries a level.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from protocols.codec import digest
-from protocols.messages import encode_json
+from callboard.protocols.codec import digest
+from callboard.protocols.messages import encode_json
 
 FAN: Final = 8
 LIST: Final = "*"  # before the digest of a blob that is a list

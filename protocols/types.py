@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from protocols.errors import NotStorable
-from protocols.values import TOO_DEEP, encode_value, is_model
+from callboard.protocols.errors import NotStorable
+from callboard.protocols.values import TOO_DEEP, encode_value, is_model
 
 _PLAIN: Final = (dict, list, str, int, float, bool, type(None))  # what JSON is decoded to
 _SCALARS: Final = (str, int, float)

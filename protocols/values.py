@@ -22,7 +22,7 @@ from uuid import UUID
 
 import msgspec
 
-from protocols.errors import NotStorable
+from callboard.protocols.errors import NotStorable
 
 MAX_DEPTH: Final = 200  # a third of what Python's own recursion limit lets a reader walk
 _LEAVES: Final = frozenset({type(None), bool, int, float, str, bytes, Decimal, UUID, datetime, date, time, timedelta})

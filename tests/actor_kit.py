@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from callboard import Actor, Context
+from callboard.eventstore.memory import MemoryEventStore
+from callboard.protocols.codec import body_of
+from callboard.protocols.events import Body, Event, NewEvent
+from callboard.protocols.ports import Appended, ExpectedVersion
 from callboard.testing import spec
-from eventstore.memory import MemoryEventStore
-from protocols.codec import body_of
-from protocols.events import Body, Event, NewEvent
-from protocols.ports import Appended, ExpectedVersion
 
 Todo = Callable[..., Any]
 

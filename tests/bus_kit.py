@@ -7,10 +7,10 @@ from uuid import uuid4
 
 import anyio
 
-from protocols.errors import Busy
-from protocols.messages import Message, part_of
-from protocols.names import partition_of
-from protocols.ports import Bus, Consumer, Delivery, Gap, Lease, Tenure, Undecodable
+from callboard.protocols.errors import Busy
+from callboard.protocols.messages import Message, part_of
+from callboard.protocols.names import partition_of
+from callboard.protocols.ports import Bus, Consumer, Delivery, Gap, Lease, Tenure, Undecodable
 from tests.conftest import DEADLINE_S
 
 _numbers = count(1)

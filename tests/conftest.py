@@ -95,8 +95,8 @@ def forks() -> Iterator[Forks]:
 @pytest.fixture
 def patient_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers of the bus don't look by themselves whether something has changed: they have to be told."""
-    monkeypatch.setattr("bus.reader.BLOCK_MS", round(10 * DEADLINE_S * 1000))
-    monkeypatch.setattr("bus.reader.CLAIM_AGAIN_S", 10 * DEADLINE_S)
+    monkeypatch.setattr("callboard.bus.reader.BLOCK_MS", round(10 * DEADLINE_S * 1000))
+    monkeypatch.setattr("callboard.bus.reader.CLAIM_AGAIN_S", 10 * DEADLINE_S)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import asyncpg
 from redis.asyncio import Redis
 
 from callboard.bootstrap import namespace_of
-from eventstore.migrations import migrate
+from callboard.eventstore.migrations import migrate
 from tests.servers import Servers
 
 READY: Final = 2  # databases that wait for a test

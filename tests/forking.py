@@ -61,12 +61,12 @@ def forks() -> Iterator[Forks]:
 
 
 def _serve() -> None:
-    from actors.models.library import load_now
+    from callboard.actors.models.library import load_now
     from callboard.cli import serve
     from callboard.cli.main import main
 
     load_now()
-    for module in ("bus.redis", "bus.throttle", "actors.host"):
+    for module in ("callboard.bus.redis", "callboard.bus.throttle", "callboard.actors.host"):
         __import__(module)
     assert serve
     warnings.simplefilter("ignore", DeprecationWarning)  # a thread of litellm's is lost, and nobody needs it

@@ -9,13 +9,13 @@ import anyio.abc
 import asyncpg
 from redis.asyncio import Redis
 
-from actors.client import Client
-from actors.definition import Actor, define
-from actors.host import Host
-from bus.keys import stream_key
+from callboard.actors.client import Client
+from callboard.actors.definition import Actor, define
+from callboard.actors.host import Host
 from callboard.bootstrap import Stack, connected
+from callboard.bus.keys import stream_key
+from callboard.protocols.events import Event
 from callboard.settings import Settings
-from protocols.events import Event
 from tests.conftest import DEADLINE_S
 
 SHORT_LEASE_S = 1.0  # where one has to expire; else a busy machine that stands still for a second costs nobody a lease

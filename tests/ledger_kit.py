@@ -3,17 +3,17 @@
 import asyncio
 from decimal import Decimal
 
-from eventstore import MemoryEventStore, PostgresEventStore
-from eventstore.ledger import Ledger
-from eventstore.ledger_tables import Tables, read_tables
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.events import Body, Meta, NewEvent
-from protocols.ledger import Account, Budget, Over, attempt_id
-from protocols.messages import ErrorInfo
-from protocols.money import Money
-from protocols.names import budget_stream
-from protocols.ports import ANY, Appended, EventStore
+from callboard.eventstore import MemoryEventStore, PostgresEventStore
+from callboard.eventstore.ledger import Ledger
+from callboard.eventstore.ledger_tables import Tables, read_tables
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.events import Body, Meta, NewEvent
+from callboard.protocols.ledger import Account, Budget, Over, attempt_id
+from callboard.protocols.messages import ErrorInfo
+from callboard.protocols.money import Money
+from callboard.protocols.names import budget_stream
+from callboard.protocols.ports import ANY, Appended, EventStore
 
 STEP = "model#1"
 ERROR = ErrorInfo(type="Timeout", message="nothing came")

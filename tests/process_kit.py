@@ -14,11 +14,11 @@ from urllib.request import Request, urlopen
 import anyio
 import msgspec
 
-from actors.client import Sent
+from callboard.actors.client import Sent
 from callboard.bootstrap import Stack, connected
+from callboard.protocols.codec import body_of
+from callboard.protocols.events import ENDS_TASK, Event
 from callboard.settings import Settings
-from protocols.codec import body_of
-from protocols.events import ENDS_TASK, Event
 from tests.cli_kit import until
 from tests.conftest import DEADLINE_S, run
 from tests.databases import forget_keys

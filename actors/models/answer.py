@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterable, Mapping
 from typing import Any, Final
 
-from actors.models.call import ToolCall
-from actors.models.failures import Kind
-from actors.models.usage import report
-from protocols.messages import encode_json
-from protocols.values import whole_text, whole_texts
+from callboard.actors.models.call import ToolCall
+from callboard.actors.models.failures import Kind
+from callboard.actors.models.usage import report
+from callboard.protocols.messages import encode_json
+from callboard.protocols.values import whole_text, whole_texts
 
 FILTERED: Final = "content_filter"
 

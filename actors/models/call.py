@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from protocols.events import Cost, Usage
-from protocols.ports import Breaker
-from protocols.values import whole_text, whole_texts
+from callboard.protocols.events import Cost, Usage
+from callboard.protocols.ports import Breaker
+from callboard.protocols.values import whole_text, whole_texts
 
 ChatMessage = Mapping[str, Any]
 Prompt = str | Sequence[ChatMessage]

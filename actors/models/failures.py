@@ -10,9 +10,9 @@ from typing import Final, Literal, Protocol, cast, get_args
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from protocols.errors import CallboardError
-from protocols.events import Cost, Usage
-from protocols.messages import ErrorInfo
+from callboard.protocols.errors import CallboardError
+from callboard.protocols.events import Cost, Usage
+from callboard.protocols.messages import ErrorInfo
 
 Kind = Literal[
     "rate_limit",  # 429
@@ -73,7 +73,7 @@ LONGEST_PAUSE_S: Final = 60.0
 
 
 class Failed(Protocol):
-    """What of a failed attempt matters here: `protocols.events.ModelFailed` has it."""
+    """What of a failed attempt matters here: `callboard.protocols.events.ModelFailed` has it."""
 
     @property
     def model(self) -> str: ...

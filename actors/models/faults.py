@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from actors.models.failures import Kind
-from protocols.values import whole_text
+from callboard.actors.models.failures import Kind
+from callboard.protocols.values import whole_text
 
 LONGEST_RETRY_AFTER_S: Final = 3600.0  # who says more is asked again after this
 LONGEST_MESSAGE: Final = 2000  # characters

@@ -6,16 +6,16 @@ Attempts go to litellm, or, for the model named "stand-in", to a stand-in that n
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from actors.models import library
-from actors.models.call import Call, Live, ModelReply, Rates
-from actors.models.deadlines import Deadlines
-from actors.models.prices import PriceTable
-from actors.models.provider import Provider
-from actors.models.stand_in import STAND_IN, StandIn
-from actors.models.tiers import Tiers
-from protocols.errors import MissingKey, UnknownModel
-from protocols.events import Cost
-from protocols.ports import Breaker
+from callboard.actors.models import library
+from callboard.actors.models.call import Call, Live, ModelReply, Rates
+from callboard.actors.models.deadlines import Deadlines
+from callboard.actors.models.prices import PriceTable
+from callboard.actors.models.provider import Provider
+from callboard.actors.models.stand_in import STAND_IN, StandIn
+from callboard.actors.models.tiers import Tiers
+from callboard.protocols.errors import MissingKey, UnknownModel
+from callboard.protocols.events import Cost
+from callboard.protocols.ports import Breaker
 
 
 class Gateway:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from actors.models.call import ChatMessage
+from callboard.actors.models.call import ChatMessage
 
 UNANSWERED: Final = "(There is no result: the call was interrupted.)"
 GOES_ON: Final = "(The conversation goes on.)"

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import anyio
 
-from actors.models.answer import text_of
+from callboard.actors.models.answer import text_of
 
 # litellm reads these when it is imported; what the user has set counts.
 _ENVIRONMENT: Final = {

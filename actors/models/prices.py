@@ -22,9 +22,9 @@ from typing import Any, Final
 
 import msgspec
 
-from actors.models.call import Call, ChatMessage
-from protocols.events import Cost, Usage
-from protocols.money import EXACT
+from callboard.actors.models.call import Call, ChatMessage
+from callboard.protocols.events import Cost, Usage
+from callboard.protocols.money import EXACT
 
 COST_MAP: Final = "model_prices_and_context_window_backup.json"
 MILLION: Final = Decimal(1_000_000)

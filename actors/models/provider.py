@@ -6,17 +6,17 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from actors.models import library
-from actors.models.answer import Answer
-from actors.models.call import Call, Live, ModelReply
-from actors.models.deadlines import BETWEEN_TOKENS, Deadlines, Watch
-from actors.models.failures import NOTHING, AttemptFailed, Kind
-from actors.models.faults import NothingSaid, fault_of
-from actors.models.prices import PriceTable
-from actors.models.request import arguments, provider
-from actors.models.usage import estimate, raw, terms_of, usage_of
-from protocols.events import Cost, Usage
-from protocols.redaction import redact
+from callboard.actors.models import library
+from callboard.actors.models.answer import Answer
+from callboard.actors.models.call import Call, Live, ModelReply
+from callboard.actors.models.deadlines import BETWEEN_TOKENS, Deadlines, Watch
+from callboard.actors.models.failures import NOTHING, AttemptFailed, Kind
+from callboard.actors.models.faults import NothingSaid, fault_of
+from callboard.actors.models.prices import PriceTable
+from callboard.actors.models.request import arguments, provider
+from callboard.actors.models.usage import estimate, raw, terms_of, usage_of
+from callboard.protocols.events import Cost, Usage
+from callboard.protocols.redaction import redact
 
 SLACK_S: Final = 60.0  # litellm's own time limit lies so much behind ours, which is the one that counts
 CLOSE_WITHIN_S: Final = 5.0

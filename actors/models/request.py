@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from actors.models.call import Call
-from actors.models.history import render
+from callboard.actors.models.call import Call
+from callboard.actors.models.history import render
 
 # What isn't for a call to say.
 OURS: Final = frozenset(

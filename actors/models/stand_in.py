@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from actors.models.call import Call, ChatMessage, Live, ModelReply
-from protocols.events import Cost, Usage
-from protocols.messages import encode_json
+from callboard.actors.models.call import Call, ChatMessage, Live, ModelReply
+from callboard.protocols.events import Cost, Usage
+from callboard.protocols.messages import encode_json
 
 STAND_IN: Final = "stand-in"
 # ISO 4217 keeps XTS for tests: a stand-in's prices can never be added to real ones.

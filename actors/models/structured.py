@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
-from actors.models.call import ChatMessage
-from protocols.errors import BadOption
-from protocols.types import decoder, json_schema, type_name
+from callboard.actors.models.call import ChatMessage
+from callboard.protocols.errors import BadOption
+from callboard.protocols.types import decoder, json_schema, type_name
 
 VALUE: Final = "value"  # providers want an object: any other type is its one field
 REPAIR: Final = "Your answer can't be used: {reason}. Answer again, with JSON that fits the schema, and nothing else."

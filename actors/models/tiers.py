@@ -14,9 +14,9 @@ from typing import Final
 
 import msgspec
 
-from actors.models.prices import cost_map, provider_in_map
-from actors.models.stand_in import STAND_IN
-from protocols.errors import MissingKey, UnknownModel, listed
+from callboard.actors.models.prices import cost_map, provider_in_map
+from callboard.actors.models.stand_in import STAND_IN
+from callboard.protocols.errors import MissingKey, UnknownModel, listed
 
 TIERS: Final[Mapping[str, tuple[str, ...]]] = {
     "high_reasoning": (

@@ -11,9 +11,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from actors.models.call import Call, ToolCall
-from actors.models.prices import Terms
-from protocols.events import Usage
+from callboard.actors.models.call import Call, ToolCall
+from callboard.actors.models.prices import Terms
+from callboard.protocols.events import Usage
 
 # A tokenizer is quadratic at worst (a text without a space), so a long text is counted by a piece of it.
 COUNTED_CHARACTERS: Final = 100_000

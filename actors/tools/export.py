@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from actors.tools.loop import result_text
-from actors.tools.registry import RegisteredTool, function_tool
-from actors.tools.schema import HIDDEN
-from protocols.errors import BadTool, ExtraMissing, InvalidArguments
-from protocols.messages import encode_json
+from callboard.actors.tools.loop import result_text
+from callboard.actors.tools.registry import RegisteredTool, function_tool
+from callboard.actors.tools.schema import HIDDEN
+from callboard.protocols.errors import BadTool, ExtraMissing, InvalidArguments
+from callboard.protocols.messages import encode_json
 
 if TYPE_CHECKING:
     from langchain_core.tools import StructuredTool

@@ -12,10 +12,10 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from actors.models.call import ChatMessage, ModelReply, Prompt, ToolCall, chat
-from actors.tools.policy import ToolPolicy, Verdict, decide
-from actors.tools.registry import RegisteredTool, Tools
-from protocols.errors import BadOption, InvalidArguments, ToolLoopFailed, listed
+from callboard.actors.models.call import ChatMessage, ModelReply, Prompt, ToolCall, chat
+from callboard.actors.tools.policy import ToolPolicy, Verdict, decide
+from callboard.actors.tools.registry import RegisteredTool, Tools
+from callboard.protocols.errors import BadOption, InvalidArguments, ToolLoopFailed, listed
 
 MAX_TURNS: Final = 10
 MAX_ERRORS: Final = 5  # in a row

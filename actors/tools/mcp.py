@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from actors.tools.declaration import Traits, tool
-from actors.tools.mcp_server import McpServer, check_server_name, fits
-from actors.tools.registry import RegisteredTool, ToolInfo, may_use, tool_info
-from actors.tools.schema import SchemaParameters
-from protocols.errors import (
+from callboard.actors.tools.declaration import Traits, tool
+from callboard.actors.tools.mcp_server import McpServer, check_server_name, fits
+from callboard.actors.tools.registry import RegisteredTool, ToolInfo, may_use, tool_info
+from callboard.actors.tools.schema import SchemaParameters
+from callboard.protocols.errors import (
     BadTool,
     ExtraMissing,
     McpFailed,
@@ -31,11 +31,11 @@ from protocols.errors import (
     UnknownTool,
     listed,
 )
-from protocols.messages import encode_json
-from protocols.values import TOO_DEEP, check_depth, whole_text, whole_texts
+from callboard.protocols.messages import encode_json
+from callboard.protocols.values import TOO_DEEP, check_depth, whole_text, whole_texts
 
 if TYPE_CHECKING:
-    from actors.tools.mcp_wire import Trouble
+    from callboard.actors.tools.mcp_wire import Trouble
 
 MAX_PAGES: Final = 100  # of a server's listing
 MAX_NAME: Final = 64
@@ -166,7 +166,7 @@ class _Session:
     """One session with a server. All of it happens in one task, `serve`, but for the calls."""
 
     def __init__(self, server: _Server) -> None:
-        from actors.tools.mcp_wire import Connection
+        from callboard.actors.tools.mcp_wire import Connection
 
         self.server = server
         self.ready = asyncio.Event()  # or it never will be: see `failure`
@@ -198,7 +198,7 @@ class _Session:
 
     async def attempt(self, tool: str, arguments: dict[str, Any]) -> "str | Trouble":
         """Call a tool once; gives its result as text, or what went wrong. Raises McpFailed if the tool failed."""
-        from actors.tools.mcp_wire import Trouble
+        from callboard.actors.tools.mcp_wire import Trouble
 
         try:
             result = await self.connection.call(tool, arguments)
@@ -306,6 +306,6 @@ def _need_mcp() -> None:
     try:
         import mcp  # noqa: F401
 
-        import actors.tools.mcp_wire  # noqa: F401
+        import callboard.actors.tools.mcp_wire  # noqa: F401
     except ImportError as error:
         raise ExtraMissing("MCP servers", error.name or "mcp", "mcp") from error

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from protocols.errors import BadName, McpFailed
+from callboard.protocols.errors import BadName, McpFailed
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]|_(?!_)){0,23}(?<!_)")
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

@@ -20,8 +20,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
 from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, PARSE_ERROR, REQUEST_TIMEOUT, ToolListChangedNotification
 
-from actors.tools.mcp_server import McpServer, filled
-from protocols.errors import McpFailed
+from callboard.actors.tools.mcp_server import McpServer, filled
+from callboard.protocols.errors import McpFailed
 
 logging.getLogger("mcp").setLevel(logging.CRITICAL)  # its lines quote what servers send
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # its lines have whole URLs

@@ -13,9 +13,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from actors.tools.registry import RegisteredTool
-from protocols.codec import digest
-from protocols.values import canonical, plain
+from callboard.actors.tools.registry import RegisteredTool
+from callboard.protocols.codec import digest
+from callboard.protocols.values import canonical, plain
 
 Action = Literal["allow", "deny", "approve"]
 

@@ -8,9 +8,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from actors.functions import function_name, return_type
-from actors.tools.declaration import ActorTool, Traits, declared
-from actors.tools.schema import (
+from callboard.actors.functions import function_name, return_type
+from callboard.actors.tools.declaration import ActorTool, Traits, declared
+from callboard.actors.tools.schema import (
     INPUT,
     FunctionParameters,
     Parameters,
@@ -18,9 +18,9 @@ from actors.tools.schema import (
     SchemaParameters,
     documentation,
 )
-from protocols.errors import BadTool, DuplicateTool, NotStorable, UnknownTool, listed
-from protocols.ports import Route
-from protocols.types import check_class
+from callboard.protocols.errors import BadTool, DuplicateTool, NotStorable, UnknownTool, listed
+from callboard.protocols.ports import Route
+from callboard.protocols.types import check_class
 
 Source = Literal["function", "actor", "mcp"]
 NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what all providers take

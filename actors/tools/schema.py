@@ -13,10 +13,10 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from actors.functions import bound, type_hint_names, underlying
-from protocols.errors import BadTool, InvalidArguments, NotStorable
-from protocols.types import Decode, convert, decoder, is_decodable, json_schema
-from protocols.values import check_depth, encode_value, is_model
+from callboard.actors.functions import bound, type_hint_names, underlying
+from callboard.protocols.errors import BadTool, InvalidArguments, NotStorable
+from callboard.protocols.types import Decode, convert, decoder, is_decodable, json_schema
+from callboard.protocols.values import check_depth, encode_value, is_model
 
 HIDDEN: Final = ("idempotency_key", "ctx")  # parameters that a model doesn't see: the runtime gives them
 INPUT: Final = "input"  # the one argument of what takes something else than an object

@@ -7,16 +7,16 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from actors.values import load_value
+from callboard.actors.values import load_value
 from callboard.cli.output import Listing, people, write_json, write_text
 from callboard.cli.session import Desk, Session, act, read, who
 from callboard.cli.words import ago, one_line, short
-from projections import tasks
-from projections.tasks import Task, Waiting
-from protocols.codec import body_of
-from protocols.errors import BadOption, NothingToApprove, listed
-from protocols.events import ApprovalRequested
-from protocols.names import actor_stream
+from callboard.projections import tasks
+from callboard.projections.tasks import Task, Waiting
+from callboard.protocols.codec import body_of
+from callboard.protocols.errors import BadOption, NothingToApprove, listed
+from callboard.protocols.events import ApprovalRequested
+from callboard.protocols.names import actor_stream
 
 
 class Approval(Struct, frozen=True, kw_only=True):

@@ -9,18 +9,18 @@ from typing import Any, Final
 from msgspec import Struct
 from rich.text import Text
 
-from actors.budgets import Budgets, name
+from callboard.actors.budgets import Budgets, name
 from callboard.cli.output import Listing, people, plain, write_json
 from callboard.cli.session import Desk, Session, act, read, who
 from callboard.cli.words import NOTHING, ago, bar, count, currency_word, short
-from eventstore.ledger_tables import PostgresLedger
-from projections import runs, tasks
-from projections.tasks import BUDGET_WAIT
-from protocols.errors import UnknownBudget
-from protocols.ledger import EACH, Account, Budget, Charge, Over, Period, Scope, SetBudget
-from protocols.money import Money
-from protocols.money import plain as digits
-from protocols.names import actor_stream
+from callboard.eventstore.ledger_tables import PostgresLedger
+from callboard.projections import runs, tasks
+from callboard.projections.tasks import BUDGET_WAIT
+from callboard.protocols.errors import UnknownBudget
+from callboard.protocols.ledger import EACH, Account, Budget, Charge, Over, Period, Scope, SetBudget
+from callboard.protocols.money import Money
+from callboard.protocols.money import plain as digits
+from callboard.protocols.names import actor_stream
 
 SHOWN: Final = 10  # accounts of one budget, for people; those with the least left
 NEAR: Final = 0.8  # of the limit: from here on it is shown in yellow

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from callboard.cli.output import people, plain, write_json, write_text
 from callboard.cli.session import Session, read
 from callboard.cli.words import count
-from eventstore.ledger_tables import Difference, check_ledger, rebuild_ledger
-from eventstore.verify import Damage, log_end, verify
+from callboard.eventstore.ledger_tables import Difference, check_ledger, rebuild_ledger
+from callboard.eventstore.verify import Damage, log_end, verify
 
 SHOWN: Final = 50  # of what is found, for people
 MOST: Final = 10_000  # of what is found, for machines

@@ -6,17 +6,25 @@ from typing import Any, Final
 import anyio
 from msgspec import Struct
 
-from actors.client import Target
+from callboard.actors.client import Target
 from callboard.cli.output import write_json, write_text
 from callboard.cli.send import payload_of
 from callboard.cli.session import Desk, act, catch_up, waited, who
 from callboard.cli.words import count, short
-from projections import tasks as tasks_
-from projections import timers
-from projections.tasks import Task, Waiting
-from protocols.errors import BadOption, NothingToResolve, StillAtWork, UnknownRole, UnknownRun, UnknownTask, listed
-from protocols.names import actor_stream
-from protocols.ports import Route
+from callboard.projections import tasks as tasks_
+from callboard.projections import timers
+from callboard.projections.tasks import Task, Waiting
+from callboard.protocols.errors import (
+    BadOption,
+    NothingToResolve,
+    StillAtWork,
+    UnknownRole,
+    UnknownRun,
+    UnknownTask,
+    listed,
+)
+from callboard.protocols.names import actor_stream
+from callboard.protocols.ports import Route
 
 AT_ONCE: Final = 5_000  # tasks that one commit cancels
 MAX_TASKS: Final = 1_000_000  # of one run

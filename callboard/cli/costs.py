@@ -13,10 +13,10 @@ from msgspec import Struct
 from callboard.cli.output import Listing, people, write_json, write_text
 from callboard.cli.session import Session, read
 from callboard.cli.words import NOTHING, bar, duration, model_word, money, short, tokens
-from projections import costs as costs_
-from projections.costs import Costs, Dimension
-from protocols.errors import BadOption
-from protocols.money import plain
+from callboard.projections import costs as costs_
+from callboard.projections.costs import Costs, Dimension
+from callboard.protocols.errors import BadOption
+from callboard.protocols.money import plain
 
 NOBODY: Final = "(none)"  # a value that is empty, for people: no tenant, no model
 

@@ -11,19 +11,19 @@ from msgspec import Struct
 from rich.console import Console
 from rich.progress import Progress
 
-from actors.dead_letters import Letters, Redriven
+from callboard.actors.dead_letters import Letters, Redriven
 from callboard.cli.output import Listing, note, people, plain, write_json, write_text
 from callboard.cli.send import payload_of
 from callboard.cli.session import LAST, Desk, Session, act, read, who
 from callboard.cli.story import EventLine, line
 from callboard.cli.words import NOTHING, ago, count, one_line, short
-from projections import dead_letters
-from projections.dead_letters import DeadLetter
-from protocols.a2a import Part
-from protocols.codec import body_of
-from protocols.errors import AlreadyRedriven, BadOption, Busy, CantRedrive, UnknownDeadLetter
-from protocols.events import DeadLetterEdited, MessageDeadLettered
-from protocols.messages import Message, encode_json, value_of
+from callboard.projections import dead_letters
+from callboard.projections.dead_letters import DeadLetter
+from callboard.protocols.a2a import Part
+from callboard.protocols.codec import body_of
+from callboard.protocols.errors import AlreadyRedriven, BadOption, Busy, CantRedrive, UnknownDeadLetter
+from callboard.protocols.events import DeadLetterEdited, MessageDeadLettered
+from callboard.protocols.messages import Message, encode_json, value_of
 
 ALL: Final = 1_000_000  # letters that one command sends again at most
 MANY: Final = 20  # letters that take long enough for a progress bar

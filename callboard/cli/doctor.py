@@ -14,11 +14,11 @@ from callboard.cli.output import people, plain, write_json
 from callboard.cli.session import Session, command_settings, opened
 from callboard.cli.words import ago, count, short
 from callboard.diagnosis import Finding, Folding, Snapshot, diagnose
-from eventstore.leases import PostgresLeases
-from eventstore.ledger_tables import PostgresLedger
-from projections import dead_letters, mailbox, tasks
-from projections import lag as lag_
-from protocols.errors import (
+from callboard.eventstore.leases import PostgresLeases
+from callboard.eventstore.ledger_tables import PostgresLedger
+from callboard.projections import dead_letters, mailbox, tasks
+from callboard.projections import lag as lag_
+from callboard.protocols.errors import (
     Busy,
     NotProjected,
     ProjectionsBehind,
@@ -26,7 +26,7 @@ from protocols.errors import (
     UnknownEventType,
     WrongEvictionPolicy,
 )
-from protocols.ports import Route
+from callboard.protocols.ports import Route
 
 PATIENCE_S: Final = 5.0  # for read models that somebody else folds
 LIMIT: Final = 10_000  # tasks and dead letters that are looked at
@@ -102,7 +102,7 @@ async def _folding(session: Session) -> Folding:
 
 async def _redis(session: Session, routes: dict[str, Route]) -> str:
     """What is wrong with Redis. Raises RedisUnfit: with that one no process starts."""
-    from bus.redis import RedisBus  # redis-py takes 0.3 s
+    from callboard.bus.redis import RedisBus  # redis-py takes 0.3 s
 
     assert session.settings.redis_url
     namespace = namespace_of(session.store.store_id)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from callboard.cli.words import short
-from protocols.errors import CallboardError, UserError
+from callboard.protocols.errors import CallboardError, UserError
 
 
 def error_in(raised: BaseException) -> CallboardError | None:

@@ -13,15 +13,15 @@ from callboard.cli.dead import show_letters
 from callboard.cli.output import Listing, people, plain, write_json, write_text
 from callboard.cli.session import Session, command_settings, read
 from callboard.cli.words import NOTHING, ago, count, duration, short, until
+from callboard.projections import dead_letters, mailbox, timers
+from callboard.projections import lag as lag_
+from callboard.projections.dead_letters import DeadLetter
+from callboard.projections.lag import ProjectionLag
+from callboard.projections.mailbox import OpenMessage
+from callboard.projections.timers import Timer
+from callboard.protocols.errors import NotServed
 from callboard.services import LocalServices, Status
 from callboard.settings import Settings
-from projections import dead_letters, mailbox, timers
-from projections import lag as lag_
-from projections.dead_letters import DeadLetter
-from projections.lag import ProjectionLag
-from projections.mailbox import OpenMessage
-from projections.timers import Timer
-from protocols.errors import NotServed
 
 # -- messages --------------------------------------------------------------------------------------------------
 

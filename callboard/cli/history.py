@@ -9,19 +9,19 @@ from msgspec import UNSET, Struct
 from rich.console import Console
 from rich.text import Text
 
-from actors.fold import ActorFold, fold
+from callboard.actors.fold import ActorFold, fold
 from callboard.cli.output import Listing, people, write_json, write_text
 from callboard.cli.session import Session, read
 from callboard.cli.story import EventLine, digests, line
 from callboard.cli.words import NOTHING, clock, short
-from projections import audit as audit_
-from projections import dead_letters
-from projections import tasks as tasks_
-from projections.audit import Entry
-from protocols.errors import BadOption, UnknownStream, UnknownTask
-from protocols.events import Event
-from protocols.messages import encode_json
-from protocols.names import RESERVED_ROLES, RUN, actor_stream, dead_stream, parse_stream, run_stream
+from callboard.projections import audit as audit_
+from callboard.projections import dead_letters
+from callboard.projections import tasks as tasks_
+from callboard.projections.audit import Entry
+from callboard.protocols.errors import BadOption, UnknownStream, UnknownTask
+from callboard.protocols.events import Event
+from callboard.protocols.messages import encode_json
+from callboard.protocols.names import RESERVED_ROLES, RUN, actor_stream, dead_stream, parse_stream, run_stream
 
 MAX_TASKS: Final = 10_000  # of one run
 

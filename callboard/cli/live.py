@@ -16,22 +16,22 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from actors.values import load_value
+from callboard.actors.values import load_value
 from callboard.bootstrap import connected, served
 from callboard.cli.output import note, people
 from callboard.cli.session import Session, caught_up_with_log, command_settings
 from callboard.cli.text import escaped
 from callboard.cli.words import one_line, short, state_word
+from callboard.projections import runs
+from callboard.projections.base import fact_of
+from callboard.projections.runs import RunRow
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
+from callboard.protocols.live import Hearing, Piece, decode_piece
+from callboard.protocols.messages import encode_json
+from callboard.protocols.ports import EventStore
+from callboard.protocols.states import TaskState
 from callboard.settings import Settings
-from projections import runs
-from projections.base import fact_of
-from projections.runs import RunRow
-from protocols import events as e
-from protocols.codec import body_of
-from protocols.live import Hearing, Piece, decode_piece
-from protocols.messages import encode_json
-from protocols.ports import EventStore
-from protocols.states import TaskState
 
 REFRESH_PER_S: Final = 10
 MAX_PANELS: Final = 6  # answers that are shown at a time; the others only when they are whole

@@ -12,8 +12,8 @@ import typer
 from callboard.cli.init import go_on_in_child
 from callboard.cli.options import ASK, DEBUG, START, Json, Limit, OfRole, OfRun, RunId, app
 from callboard.cli.text import tolerate_any_encoding
-from protocols.errors import BadOption, CallboardError, UserError
-from protocols.messages import Priority
+from callboard.protocols.errors import BadOption, CallboardError, UserError
+from callboard.protocols.messages import Priority
 
 __all__ = ["app", "main"]
 

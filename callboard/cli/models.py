@@ -8,17 +8,17 @@ import anyio
 from msgspec import Struct
 from rich.text import Text
 
-from actors.models.prices import Prices
-from actors.models.stand_in import STAND_IN
-from actors.models.tiers import Tiers
+from callboard.actors.models.prices import Prices
+from callboard.actors.models.stand_in import STAND_IN
+from callboard.actors.models.tiers import Tiers
 from callboard.bootstrap import namespace_of
 from callboard.cli.output import Listing, people, write_json
 from callboard.cli.words import NOTHING
 from callboard.config import Config
+from callboard.eventstore.store import PostgresEventStore
+from callboard.protocols.errors import DatabaseUnavailable, DatabaseUnfit
+from callboard.protocols.ports import SystemClock
 from callboard.settings import Settings
-from eventstore.store import PostgresEventStore
-from protocols.errors import DatabaseUnavailable, DatabaseUnfit
-from protocols.ports import SystemClock
 
 KEY_STYLES = {"set": "green", "missing": "dim"}
 BREAKER_STYLES = {"closed": "green", "half-open": "yellow", "open": "red"}
@@ -86,7 +86,7 @@ async def _breakers(settings: Settings, models: Sequence[str]) -> Mapping[str, s
     """The state of each model's breaker, if servers are named and answer; none are started for it."""
     if not (settings.database_url and settings.redis_url):
         return {}
-    from bus import RedisThrottle  # redis-py takes 0.3 s
+    from callboard.bus import RedisThrottle  # redis-py takes 0.3 s
 
     try:
         async with (

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from callboard.cli.text import escaped
-from protocols.messages import encode_json
-from protocols.redaction import redact
+from callboard.protocols.messages import encode_json
+from callboard.protocols.redaction import redact
 
 PIPE_WIDTH: Final = 200  # of a table that goes to no terminal
 LEAST_WIDTH: Final = 8  # of a column that is cut

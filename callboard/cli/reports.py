@@ -28,18 +28,18 @@ from callboard.cli.words import (
     tokens,
     tree,
 )
-from projections import agents as agents_
-from projections import costs as costs_
-from projections import runs as runs_
-from projections import tasks as tasks_
-from projections.agents import Agent
-from projections.costs import Costs
-from projections.runs import Run
-from projections.tasks import Task
-from protocols.codec import body_of
-from protocols.errors import BadOption
-from protocols.events import ENDS_TASK, TaskCompleted
-from protocols.states import AT_WORK, TERMINAL, TaskState
+from callboard.projections import agents as agents_
+from callboard.projections import costs as costs_
+from callboard.projections import runs as runs_
+from callboard.projections import tasks as tasks_
+from callboard.projections.agents import Agent
+from callboard.projections.costs import Costs
+from callboard.projections.runs import Run
+from callboard.projections.tasks import Task
+from callboard.protocols.codec import body_of
+from callboard.protocols.errors import BadOption
+from callboard.protocols.events import ENDS_TASK, TaskCompleted
+from callboard.protocols.states import AT_WORK, TERMINAL, TaskState
 
 MAX_TASKS: Final = 10_000  # of one run
 STATES: Final = ("submitted", "working", "input-required", "completed", "failed", "canceled", "idle", *AT_WORK)

@@ -11,19 +11,19 @@ import msgspec
 from msgspec import Struct
 from rich.progress import Progress
 
-from actors.models.prices import PriceTable, Terms
-from actors.models.usage import terms_of
+from callboard.actors.models.prices import PriceTable, Terms
+from callboard.actors.models.usage import terms_of
 from callboard.cli.costs import day_of
 from callboard.cli.output import Listing, people, write_json
 from callboard.cli.session import Session, command_settings, read
 from callboard.cli.words import NOTHING, model_word, money, short
 from callboard.config import Config
-from projections import costs
-from projections.base import Fact, fact_of
-from projections.costs import Dimension
-from protocols import events as e
-from protocols.errors import BadOption
-from protocols.money import EXACT, add_amount, plain
+from callboard.projections import costs
+from callboard.projections.base import Fact, fact_of
+from callboard.projections.costs import Dimension
+from callboard.protocols import events as e
+from callboard.protocols.errors import BadOption
+from callboard.protocols.money import EXACT, add_amount, plain
 
 ATTEMPTS: Final = (e.ModelCompleted.TYPE, e.ModelFailed.TYPE)
 PAGE: Final = 5_000  # positions of the log

@@ -8,19 +8,19 @@ import anyio
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from actors.client import Client, Sent
-from actors.inputs import times
+from callboard.actors.client import Client, Sent
+from callboard.actors.inputs import times
 from callboard.bootstrap import Stack, connected, served
 from callboard.cli.output import note, write_json, write_result, write_text
 from callboard.cli.session import Session, command_settings, waited
 from callboard.cli.text import read_stdin
 from callboard.cli.words import short
+from callboard.protocols.errors import BadOption, StillAtWork
+from callboard.protocols.messages import OPENS_TASK, Kind, Priority
+from callboard.protocols.names import role_of
+from callboard.protocols.ports import SystemClock
+from callboard.protocols.values import TOO_DEEP
 from callboard.settings import Settings
-from protocols.errors import BadOption, StillAtWork
-from protocols.messages import OPENS_TASK, Kind, Priority
-from protocols.names import role_of
-from protocols.ports import SystemClock
-from protocols.values import TOO_DEEP
 
 ORIGIN: Final = "command line"
 ID_LENGTH: Final = 32

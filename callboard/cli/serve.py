@@ -14,9 +14,9 @@ import anyio.abc
 import msgspec
 import typer
 
-from actors.definition import Definition
-from actors.ending import LAST_S, Ending
-from actors.supervisor import READY, SECOND_GRACE_S, ProcessEvent, ProcessSpec, Supervisor, Tie
+from callboard.actors.definition import Definition
+from callboard.actors.ending import LAST_S, Ending
+from callboard.actors.supervisor import READY, SECOND_GRACE_S, ProcessEvent, ProcessSpec, Supervisor, Tie
 from callboard.app import load_app
 from callboard.bootstrap import (
     check_room,
@@ -33,10 +33,10 @@ from callboard.cli.session import opened
 from callboard.cli.stopping import ended, told_to_stop
 from callboard.config import Config
 from callboard.names import held
+from callboard.protocols.errors import BadName, BadOption, DatabaseUnavailable, RedisUnavailable, UserError, listed
+from callboard.protocols.messages import Message
+from callboard.protocols.types import fields_of
 from callboard.settings import PREFIX, Settings
-from protocols.errors import BadName, BadOption, DatabaseUnavailable, RedisUnavailable, UserError, listed
-from protocols.messages import Message
-from protocols.types import fields_of
 
 log = logging.getLogger("callboard")
 

@@ -11,21 +11,21 @@ import anyio
 from asyncpg import Pool
 from msgspec import Struct
 
-import projections
-from actors.client import Client
-from actors.dead_letters import DeadLetters
-from actors.directory import Directory
+from callboard import projections
+from callboard.actors.client import Client
+from callboard.actors.dead_letters import DeadLetters
+from callboard.actors.directory import Directory
 from callboard.bootstrap import connected, process_name, served
 from callboard.cli.output import log_to_stderr, note, people, plain
+from callboard.eventstore.leases import PostgresLeases
+from callboard.eventstore.store import PostgresEventStore
+from callboard.projections import runs, tasks
+from callboard.projections.runner import Runner
+from callboard.projections.runs import Run
+from callboard.projections.tasks import Task
+from callboard.protocols.errors import NotProjected, ProjectionsBehind, UnknownEventType, UnknownRun, UnknownTask
+from callboard.protocols.ports import Bus
 from callboard.settings import Settings
-from eventstore.leases import PostgresLeases
-from eventstore.store import PostgresEventStore
-from projections import runs, tasks
-from projections.runner import Runner
-from projections.runs import Run
-from projections.tasks import Task
-from protocols.errors import NotProjected, ProjectionsBehind, UnknownEventType, UnknownRun, UnknownTask
-from protocols.ports import Bus
 
 T = TypeVar("T")
 

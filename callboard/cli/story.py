@@ -8,11 +8,11 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
 from callboard.cli.words import count, duration, money, one_line, short
-from protocols import events as e
-from protocols.codec import body_of, sent_messages
-from protocols.events import Event, Stored
-from protocols.messages import Message
-from protocols.money import Money
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of, sent_messages
+from callboard.protocols.events import Event, Stored
+from callboard.protocols.messages import Message
+from callboard.protocols.money import Money
 
 
 class EventLine(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,12 +9,12 @@ import anyio
 from msgspec import Struct
 from rich.text import Text
 
-from actors.definition import Definition
-from actors.toolbox import ToolLike
-from actors.tools.declaration import ActorTool
-from actors.tools.mcp import McpSessions, choose
-from actors.tools.policy import Action, ToolPolicy, decide
-from actors.tools.registry import (
+from callboard.actors.definition import Definition
+from callboard.actors.toolbox import ToolLike
+from callboard.actors.tools.declaration import ActorTool
+from callboard.actors.tools.mcp import McpSessions, choose
+from callboard.actors.tools.policy import Action, ToolPolicy, decide
+from callboard.actors.tools.registry import (
     RegisteredTool,
     Source,
     ToolInfo,
@@ -30,8 +30,8 @@ from callboard.cli.serve import chosen
 from callboard.cli.session import command_settings
 from callboard.cli.words import NOTHING
 from callboard.config import Config
-from protocols.errors import BadOption, CallboardError
-from protocols.redaction import redact
+from callboard.protocols.errors import BadOption, CallboardError
+from callboard.protocols.redaction import redact
 
 TRAITS: Final = ("writes", "idempotent", "parallel", "untrusted", "approval")
 STYLES: Final = {"allow": "green", "approve": "yellow", "deny": "red"}
@@ -84,7 +84,9 @@ def tools(app: str | None, roles: str | None, *, as_json: bool) -> None:
     definitions = load_app(app) if app is not None else {}
     of = chosen(definitions, roles or "all") if definitions else {}
     config = Config.load(command_settings().config)
-    logging.getLogger("actors.tools.mcp").setLevel(logging.ERROR)  # what is wrong with a server is in the listing
+    logging.getLogger("callboard.actors.tools.mcp").setLevel(
+        logging.ERROR
+    )  # what is wrong with a server is in the listing
     found = anyio.run(_Survey(definitions, config).reports, of, roles is None)
     if as_json:
         write_json(found)

@@ -6,9 +6,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from actors.models.stand_in import DEMO_CURRENCY, STAND_IN
-from projections.tasks import Task
-from protocols.states import TaskState
+from callboard.actors.models.stand_in import DEMO_CURRENCY, STAND_IN
+from callboard.projections.tasks import Task
+from callboard.protocols.states import TaskState
 
 SHORT: Final = 8  # characters of an id that people see: its last, which tell ids of one moment apart
 NOTHING: Final = "-"

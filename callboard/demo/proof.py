@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct, field
 
-from protocols import events as e
-from protocols.codec import body_of
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
 
 # Events that record a step's outcome. Those that only record a request end nothing.
 OUTCOMES: Final = frozenset(

@@ -14,9 +14,9 @@ from msgspec import Struct
 from rich.console import Console
 from rich.live import Live
 
-from actors.client import Client
-from actors.models.stand_in import STAND_IN
-from actors.supervisor import ProcessEvent, ProcessSpec, Supervisor
+from callboard.actors.client import Client
+from callboard.actors.models.stand_in import STAND_IN
+from callboard.actors.supervisor import ProcessEvent, ProcessSpec, Supervisor
 from callboard.bootstrap import Stack
 from callboard.cli.words import count, model_word
 from callboard.demo import timeline
@@ -24,9 +24,9 @@ from callboard.demo.files import find_files, own_tree
 from callboard.demo.findings import Summary, Tree
 from callboard.demo.proof import Proof, prove
 from callboard.demo.view import Board, shown
-from projections import costs
-from protocols import events as e
-from protocols.errors import BadFolder
+from callboard.projections import costs
+from callboard.protocols import events as e
+from callboard.protocols.errors import BadFolder
 
 APP: Final = "callboard.demo.crew"
 COUNTS: Final = {"planner": 1, "inspector": 2, "reporter": 1}  # processes of each role

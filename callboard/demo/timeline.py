@@ -6,9 +6,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from protocols import events as e
-from protocols.codec import body_of
-from protocols.names import role_of
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
+from callboard.protocols.names import role_of
 
 LEVELS: Final = " ▁▂▃▄▅▆▇█"
 

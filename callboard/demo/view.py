@@ -13,12 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from actors.supervisor import ProcessEvent
+from callboard.actors.supervisor import ProcessEvent
 from callboard.bootstrap import pid_in
 from callboard.cli.words import count
-from protocols import events as e
-from protocols.codec import body_of
-from protocols.names import parse_stream
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
+from callboard.protocols.names import parse_stream
 
 LAST_EVENTS: Final = 6
 PLAIN_STEPS: Final = 10  # lines about progress, where there is no terminal

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from protocols.errors import BadFolder, ServicesMissing
+from callboard.protocols.errors import BadFolder, ServicesMissing
 
 ROOT: Final = 0
 NOBODY: Final = 65534

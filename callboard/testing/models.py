@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from actors.models.call import Call, Live, ModelReply, Rates, ToolCall
-from actors.models.failures import AttemptFailed
-from protocols.events import Cost, Usage
-from protocols.messages import encode_json
-from protocols.values import whole_texts
+from callboard.actors.models.call import Call, Live, ModelReply, Rates, ToolCall
+from callboard.actors.models.failures import AttemptFailed
+from callboard.protocols.events import Cost, Usage
+from callboard.protocols.messages import encode_json
+from callboard.protocols.values import whole_texts
 
 
 class ScriptedModels:

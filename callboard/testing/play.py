@@ -10,32 +10,32 @@ from typing import Any, Final
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from actors.client import Sent
-from actors.definition import Actor, define
-from actors.directory import Directory
-from actors.fold import fold
-from actors.machine import LIFECYCLE_MACHINE
-from actors.models.call import Call
-from actors.runtime import Runtime
-from actors.toolbox import Toolbox
-from actors.tools.mcp import McpSessions
-from actors.tools.mcp_server import McpServer
-from actors.tools.policy import ToolPolicy
-from bus.memory import MemoryBus
-from bus.memory_throttle import MemoryThrottle
+from callboard.actors.client import Sent
+from callboard.actors.definition import Actor, define
+from callboard.actors.directory import Directory
+from callboard.actors.fold import fold
+from callboard.actors.machine import LIFECYCLE_MACHINE
+from callboard.actors.models.call import Call
+from callboard.actors.runtime import Runtime
+from callboard.actors.toolbox import Toolbox
+from callboard.actors.tools.mcp import McpSessions
+from callboard.actors.tools.mcp_server import McpServer
+from callboard.actors.tools.policy import ToolPolicy
+from callboard.bus.memory import MemoryBus
+from callboard.bus.memory_throttle import MemoryThrottle
+from callboard.eventstore.memory import MemoryEventStore
+from callboard.eventstore.memory_leases import MemoryLeases
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of, new_event, sent_messages
+from callboard.protocols.errors import TaskCanceled, TaskFailed
+from callboard.protocols.messages import Kind, Message, part_of
+from callboard.protocols.names import event_id, message_id, new_id, role_of, run_stream
+from callboard.protocols.ports import ANY, Lease, Tenure, Undecodable
+from callboard.protocols.states import RUNNING
+from callboard.protocols.types import decode_as
 from callboard.testing.clock import ManualClock
 from callboard.testing.expectations import Expected, difference, fits
 from callboard.testing.models import ScriptedModels
-from eventstore.memory import MemoryEventStore
-from eventstore.memory_leases import MemoryLeases
-from protocols import events as e
-from protocols.codec import body_of, new_event, sent_messages
-from protocols.errors import TaskCanceled, TaskFailed
-from protocols.messages import Kind, Message, part_of
-from protocols.names import event_id, message_id, new_id, role_of, run_stream
-from protocols.ports import ANY, Lease, Tenure, Undecodable
-from protocols.states import RUNNING
-from protocols.types import decode_as
 
 WITHIN_S: Final = 30.0  # real seconds, for what takes none: only what is stuck takes longer
 # A message takes fewer turns of the event loop than this from one actor to the next.
@@ -44,7 +44,7 @@ BUSY_TURNS: Final = 200  # after so many turns without rest, something real is w
 
 
 class LoggedAnswers:
-    """`protocols.ports.Answers` of a log in memory."""
+    """`callboard.protocols.ports.Answers` of a log in memory."""
 
     def __init__(self, store: MemoryEventStore) -> None:
         self._store = store
@@ -231,7 +231,7 @@ class Play:
         """Assert that these, and no others, are the actor's events since the last `given`, `when` or `then`.
 
         The actor is the one that the last message went to, or `of`: a role or role/key. An expected event is a type's
-        name, a class of `protocols.events`, one of its instances (compared whole), or `event(...)`.
+        name, a class of `callboard.protocols.events`, one of its instances (compared whole), or `event(...)`.
         """
         __tracebackhide__ = True
         happened = [it for it in self._events(of or self._subject) if it.position > self._mark]
@@ -320,7 +320,7 @@ class Play:
         self.runtime.timers.add(m for m in self._open() if not self.runtime.holds(m, m.to))
 
     async def _start(self, *, clean: bool = False) -> None:
-        """Begin a process, and let it take over what the log says is undone, as `actors.recovery` does."""
+        """Begin a process, and let it take over what the log says is undone, as `callboard.actors.recovery` does."""
         self._epoch += 1
         sessions = await self._process.enter_async_context(McpSessions(self._mcp))
         runtime = self.runtime = Runtime(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from actors.tools.policy import call_digest
+from callboard.actors.tools.policy import call_digest
 from tests.cli_kit import Callboard, command_in, environment, read, until
 from tests.fake_provider import Play, Tool
 from tests.forking import Forks

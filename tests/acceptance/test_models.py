@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.models.tiers import KEYS, TIERS
+from callboard.actors.models.tiers import KEYS, TIERS
 from tests.cli_kit import Callboard, command_in
 from tests.forking import Forks
 

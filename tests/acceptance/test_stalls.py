@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from actors.ending import FORCED
+from callboard.actors.ending import FORCED
 from callboard.bootstrap import Stack
-from protocols import events as e
-from protocols.codec import body_of
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
 from tests.cli_kit import environment, until
 from tests.conftest import DEADLINE_S
 from tests.faults.rest import becomes

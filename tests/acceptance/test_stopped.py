@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from eventstore import PostgresEventStore
-from protocols.events import Meta, NewEvent
-from protocols.ports import ANY
+from callboard.eventstore import PostgresEventStore
+from callboard.protocols.events import Meta, NewEvent
+from callboard.protocols.ports import ANY
 from tests.cli_kit import command_in, environment
 from tests.conftest import run
 from tests.forking import Forks

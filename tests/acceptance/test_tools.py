@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from actors.tools.registry import tool_id
+from callboard.actors.tools.registry import tool_id
 from tests.cli_kit import Callboard, command_in
 from tests.forking import Forks
 

@@ -8,13 +8,20 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from actors.budgets import Budgets, name, warn_of_budgets
-from eventstore import MemoryEventStore, MemoryLedger, PostgresEventStore, PostgresLedger
-from protocols.codec import body_of
-from protocols.errors import AmbiguousId, BadBudget, BudgetExceeded, StillUnderWay, UnknownAttempt, UnknownBudget
-from protocols.events import BudgetReleased, BudgetWarned
-from protocols.ledger import EACH, Budget, SetBudget
-from protocols.ports import EventStore, LedgerView
+from callboard.actors.budgets import Budgets, name, warn_of_budgets
+from callboard.eventstore import MemoryEventStore, MemoryLedger, PostgresEventStore, PostgresLedger
+from callboard.protocols.codec import body_of
+from callboard.protocols.errors import (
+    AmbiguousId,
+    BadBudget,
+    BudgetExceeded,
+    StillUnderWay,
+    UnknownAttempt,
+    UnknownBudget,
+)
+from callboard.protocols.events import BudgetReleased, BudgetWarned
+from callboard.protocols.ledger import EACH, Budget, SetBudget
+from callboard.protocols.ports import EventStore, LedgerView
 from tests.ledger_kit import Caller, money
 
 PER_DAY = Budget("tenant", "acme", "day", "USD")

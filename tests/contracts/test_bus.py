@@ -14,14 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bus.keys import stream_key
-from bus.link import Link, pack
-from bus.memory import MemoryBus
-from bus.redis import RedisBus
-from protocols.errors import Busy, RedisUnavailable
-from protocols.messages import MAX_INLINE_BYTES
-from protocols.names import partition_of
-from protocols.ports import Bus, Lease, Route, Tenure
+from callboard.bus.keys import stream_key
+from callboard.bus.link import Link, pack
+from callboard.bus.memory import MemoryBus
+from callboard.bus.redis import RedisBus
+from callboard.protocols.errors import Busy, RedisUnavailable
+from callboard.protocols.messages import MAX_INLINE_BYTES
+from callboard.protocols.names import partition_of
+from callboard.protocols.ports import Bus, Lease, Route, Tenure
 from tests.bus_kit import (
     Owner,
     always,

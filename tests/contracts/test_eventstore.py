@@ -1,4 +1,6 @@
-"""What every event store does, whether on PostgreSQL or in memory: the promises of `protocols.ports.EventStore`."""
+"""What every event store does, whether on PostgreSQL or in memory: the promises of
+`callboard.protocols.ports.EventStore`.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -9,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventstore import MemoryEventStore, PostgresEventStore
-from protocols.codec import digest
-from protocols.errors import AlreadyHandled, BadEvent, BlobMissing, Conflict, MessageNotInLog
-from protocols.events import Event, Meta, NewEvent
-from protocols.messages import Message, part_of
-from protocols.names import message_id
-from protocols.ports import ANY, NO_STREAM, STREAM_EXISTS, Appended, EventStore, ExpectedVersion
-from protocols.states import StateChange
+from callboard.eventstore import MemoryEventStore, PostgresEventStore
+from callboard.protocols.codec import digest
+from callboard.protocols.errors import AlreadyHandled, BadEvent, BlobMissing, Conflict, MessageNotInLog
+from callboard.protocols.events import Event, Meta, NewEvent
+from callboard.protocols.messages import Message, part_of
+from callboard.protocols.names import message_id
+from callboard.protocols.ports import ANY, NO_STREAM, STREAM_EXISTS, Appended, EventStore, ExpectedVersion
+from callboard.protocols.states import StateChange
 from tests.conftest import DEADLINE_S
 
 

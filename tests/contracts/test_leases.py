@@ -1,4 +1,4 @@
-"""What all leases do, whether on PostgreSQL or in memory: the promises of `protocols.ports.Leases`."""
+"""What all leases do, whether on PostgreSQL or in memory: the promises of `callboard.protocols.ports.Leases`."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventstore import MemoryLeases, PostgresEventStore, PostgresLeases
-from protocols.a2a import AgentCapabilities, AgentCard, AgentSkill
-from protocols.errors import BadOption, UnknownRole
-from protocols.ports import Lease, Leases, Route
+from callboard.eventstore import MemoryLeases, PostgresEventStore, PostgresLeases
+from callboard.protocols.a2a import AgentCapabilities, AgentCard, AgentSkill
+from callboard.protocols.errors import BadOption, UnknownRole
+from callboard.protocols.ports import Lease, Leases, Route
 from tests.host_kit import becomes
 
 LEASE_S = 30.0

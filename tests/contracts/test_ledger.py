@@ -11,17 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from callboard.eventstore import MemoryEventStore, PostgresEventStore
+from callboard.eventstore.ledger import Ledger
+from callboard.eventstore.ledger_tables import check_ledger
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of, entry_of, new_event
+from callboard.protocols.errors import AlreadyHandled, BadEvent, BudgetExceeded, Conflict, NotAdmitted, Unpriced
+from callboard.protocols.events import Meta
+from callboard.protocols.ledger import EACH, Budget, Over, Period, Scope
+from callboard.protocols.money import plain
+from callboard.protocols.ports import ANY, EventStore
 from callboard.testing import ManualClock
-from eventstore import MemoryEventStore, PostgresEventStore
-from eventstore.ledger import Ledger
-from eventstore.ledger_tables import check_ledger
-from protocols import events as e
-from protocols.codec import body_of, entry_of, new_event
-from protocols.errors import AlreadyHandled, BadEvent, BudgetExceeded, Conflict, NotAdmitted, Unpriced
-from protocols.events import Meta
-from protocols.ledger import EACH, Budget, Over, Period, Scope
-from protocols.money import plain
-from protocols.ports import ANY, EventStore
 from tests.ledger_kit import Caller, Treasurer, account_of, money, tables_of
 
 PER_DAY = Budget("tenant", "acme", "day", "USD")

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bus import MemoryThrottle, RedisThrottle
-from bus.keys import breaker_key, rate_key
-from bus.link import Link, pack
-from bus.memory_throttle import PROBE_S
+from callboard.bus import MemoryThrottle, RedisThrottle
+from callboard.bus.keys import breaker_key, rate_key
+from callboard.bus.link import Link, pack
+from callboard.bus.memory_throttle import PROBE_S
+from callboard.protocols.ports import Breaker, SystemClock, Throttle
 from callboard.testing import ManualClock
-from protocols.ports import Breaker, SystemClock, Throttle
 from tests.conftest import DEADLINE_S
 
 BREAKER = Breaker(threshold=3, window_s=60.0, open_s=10.0, longest_s=35.0)

@@ -9,11 +9,11 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from protocols import events as e
-from protocols.codec import body_of, sent_messages
-from protocols.events import Event
-from protocols.messages import OPENS_TASK, Message
-from protocols.names import RUN, role_of
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of, sent_messages
+from callboard.protocols.events import Event
+from callboard.protocols.messages import OPENS_TASK, Message
+from callboard.protocols.names import RUN, role_of
 from tests.faults.payments import Request
 
 OUTCOMES = (e.StepCompleted, e.ToolCompleted, e.ModelCompleted, e.QuestionAnswered, e.QuestionFailed)

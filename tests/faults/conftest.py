@@ -11,7 +11,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventstore.migrations import migrate
+from callboard.eventstore.migrations import migrate
 from tests.conftest import run
 from tests.faults.servers import OwnServers, own_servers
 from tests.faults.stage import Stage, opened

@@ -12,11 +12,11 @@ import anyio
 import msgspec
 import typer
 
-from actors.definition import define
+from callboard.actors.definition import define
 from callboard.bootstrap import connected
 from callboard.cli import serve
+from callboard.protocols.ports import Appended, Consumer, EventStore, ExpectedVersion, NewEvent, SystemClock
 from callboard.settings import Settings
-from protocols.ports import Appended, Consumer, EventStore, ExpectedVersion, NewEvent, SystemClock
 from tests.faults import payments
 from tests.faults.crew import DIED, ROLES, Till
 from tests.faults.payments import Receipt

@@ -9,12 +9,12 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-import projections
+from callboard import projections
 from callboard.bootstrap import Stack
-from eventstore.database import UNAVAILABLE
-from eventstore.store import PostgresEventStore
-from projections.runner import Runner
-from protocols.errors import RedisUnavailable, StoreUnavailable
+from callboard.eventstore.database import UNAVAILABLE
+from callboard.eventstore.store import PostgresEventStore
+from callboard.projections.runner import Runner
+from callboard.protocols.errors import RedisUnavailable, StoreUnavailable
 from tests.conftest import DEADLINE_S
 
 GONE: Final = (StoreUnavailable, RedisUnavailable, *UNAVAILABLE, asyncpg.UndefinedTableError)

@@ -14,16 +14,16 @@ import msgspec
 from msgspec import UNSET
 from redis.asyncio import Redis
 
-from actors.client import Client, Sent
+from callboard.actors.client import Client, Sent
 from callboard.bootstrap import Stack, connected, namespace_of
+from callboard.eventstore.ledger_tables import check_ledger
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
+from callboard.protocols.errors import Busy, StoreUnavailable
+from callboard.protocols.events import Event
+from callboard.protocols.messages import Message, value_of
+from callboard.protocols.ports import Bus
 from callboard.settings import Settings
-from eventstore.ledger_tables import check_ledger
-from protocols import events as e
-from protocols.codec import body_of
-from protocols.errors import Busy, StoreUnavailable
-from protocols.events import Event
-from protocols.messages import Message, value_of
-from protocols.ports import Bus
 from tests.faults import rest
 from tests.faults.checker import Allowed, check
 from tests.faults.payments import Payments, payments

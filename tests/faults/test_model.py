@@ -13,16 +13,16 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from eventstore import MemoryEventStore, MemoryLeases, PostgresEventStore
-from eventstore.appender import Appender, Batch, Written
-from projections import mailbox
-from projections.base import fact_of
-from projections.runner import Runner
-from protocols.codec import sent_messages
-from protocols.errors import CallboardError
-from protocols.events import Event, Meta, NewEvent
-from protocols.messages import Message, part_of
-from protocols.ports import ANY, NO_STREAM, STREAM_EXISTS, EventStore, ExpectedVersion, Lease, Leases, Route
+from callboard.eventstore import MemoryEventStore, MemoryLeases, PostgresEventStore
+from callboard.eventstore.appender import Appender, Batch, Written
+from callboard.projections import mailbox
+from callboard.projections.base import fact_of
+from callboard.projections.runner import Runner
+from callboard.protocols.codec import sent_messages
+from callboard.protocols.errors import CallboardError
+from callboard.protocols.events import Event, Meta, NewEvent
+from callboard.protocols.messages import Message, part_of
+from callboard.protocols.ports import ANY, NO_STREAM, STREAM_EXISTS, EventStore, ExpectedVersion, Lease, Leases, Route
 from tests.contracts.test_leases import LEASE_S, SetClock, bench_on
 from tests.host_kit import becomes
 

@@ -6,10 +6,10 @@ import time
 import anyio
 import pytest
 
-from actors.dead_letters import DeadLetters, Redriven
-from projections import dead_letters
-from protocols import events as e
-from protocols.codec import body_of
+from callboard.actors.dead_letters import DeadLetters, Redriven
+from callboard.projections import dead_letters
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
 from tests.faults import rest
 from tests.faults.checker import Allowed
 from tests.faults.conftest import OpenStage

@@ -6,8 +6,8 @@ import time
 import anyio
 
 from callboard.bootstrap import namespace_of
-from protocols import events as e
-from protocols.codec import body_of
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
 from tests.faults import rest
 from tests.faults.checker import Allowed
 from tests.faults.conftest import OpenStage

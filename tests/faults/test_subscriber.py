@@ -11,13 +11,13 @@ import anyio
 import asyncpg
 import pytest
 
-from eventstore import PostgresEventStore
-from eventstore.appender import _APPEND, _LOCK
-from eventstore.chain import Row, batch_digest
-from eventstore.verify import verify
-from protocols.events import Meta, NewEvent
-from protocols.messages import encode_json
-from protocols.ports import NO_STREAM
+from callboard.eventstore import PostgresEventStore
+from callboard.eventstore.appender import _APPEND, _LOCK
+from callboard.eventstore.chain import Row, batch_digest
+from callboard.eventstore.verify import verify
+from callboard.protocols.events import Meta, NewEvent
+from callboard.protocols.messages import encode_json
+from callboard.protocols.ports import NO_STREAM
 
 log = logging.getLogger(__name__)
 

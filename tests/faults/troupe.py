@@ -26,7 +26,7 @@ KILLED = (DIED, -signal.SIGKILL, -signal.SIGSEGV)
 @cache
 def _forking() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.faults.process", "bus.redis"])
+    context.set_forkserver_preload(["tests.faults.process", "callboard.bus.redis"])
     return context
 
 

@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from callboard.projections import answers, checkpoints
+from callboard.projections.answers import MAX_AGE, PostgresAnswers
+from callboard.protocols import events as e
 from callboard.testing.play import LoggedAnswers
-from projections import answers, checkpoints
-from projections.answers import MAX_AGE, PostgresAnswers
-from protocols import events as e
 from tests.projection_kit import BEGINNING, Log, RandomLog, model_completed
 
 KEYS = ("k1", "k2", "no such key")

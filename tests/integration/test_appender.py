@@ -11,14 +11,14 @@ import anyio
 import asyncpg
 import pytest
 
-from eventstore import PostgresEventStore, appender
-from eventstore.database import redacted
-from eventstore.migrations import migrations
-from eventstore.verify import Damage, verify
-from protocols.codec import digest
-from protocols.errors import BadEvent, Conflict, DatabaseUnavailable, SchemaTooNew, StoreUnavailable
-from protocols.events import Event, Meta, NewEvent
-from protocols.ports import ANY, NO_STREAM, STREAM_EXISTS
+from callboard.eventstore import PostgresEventStore, appender
+from callboard.eventstore.database import redacted
+from callboard.eventstore.migrations import migrations
+from callboard.eventstore.verify import Damage, verify
+from callboard.protocols.codec import digest
+from callboard.protocols.errors import BadEvent, Conflict, DatabaseUnavailable, SchemaTooNew, StoreUnavailable
+from callboard.protocols.events import Event, Meta, NewEvent
+from callboard.protocols.ports import ANY, NO_STREAM, STREAM_EXISTS
 from tests.conftest import DEADLINE_S
 from tests.servers import Servers
 

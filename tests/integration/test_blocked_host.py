@@ -6,11 +6,11 @@ from typing import Any
 import anyio
 import pytest
 
-from actors.lifeline import Lifeline
-from actors.watch import Look
 from callboard import Actor, Context, TimeLimits
-from protocols import events as e
-from protocols.codec import body_of
+from callboard.actors.lifeline import Lifeline
+from callboard.actors.watch import Look
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
 from tests.host_kit import SHORT_LEASE_S, Stage, stage
 
 BLOCKS_FOR_S = 2.5 * SHORT_LEASE_S

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from actors.client import Sent
-from protocols import events as e
-from protocols.codec import body_of
+from callboard.actors.client import Sent
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
 from tests.cli_kit import environment, until
 from tests.fake_provider import Play, failing, rate_limited
 from tests.forking import Forks

@@ -7,12 +7,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from actors.client import Sent
-from eventstore.ledger import Ledger
-from eventstore.ledger_tables import check_ledger
-from protocols import events as e
-from protocols.codec import body_of, entry_of
-from protocols.ledger import Account
+from callboard.actors.client import Sent
+from callboard.eventstore.ledger import Ledger
+from callboard.eventstore.ledger_tables import check_ledger
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of, entry_of
+from callboard.protocols.ledger import Account
 from tests.cli_kit import Callboard, command_in, environment, read, until
 from tests.fake_provider import Play
 from tests.forking import Forks

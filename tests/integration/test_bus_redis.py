@@ -8,13 +8,13 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from bus.keys import epoch_key, stream_key
-from bus.reader import MAX_READ
-from bus.redis import RedisBus
-from bus.room import ASK_AGAIN_S
-from protocols.errors import Busy, RedisUnavailable, WrongEvictionPolicy
-from protocols.messages import Message
-from protocols.ports import Bus, Lease, Route
+from callboard.bus.keys import epoch_key, stream_key
+from callboard.bus.reader import MAX_READ
+from callboard.bus.redis import RedisBus
+from callboard.bus.room import ASK_AGAIN_S
+from callboard.protocols.errors import Busy, RedisUnavailable, WrongEvictionPolicy
+from callboard.protocols.messages import Message
+from callboard.protocols.ports import Bus, Lease, Route
 from tests.bus_kit import always, backlog, backlog_becomes, eventually, key_on, message, owner, room_becomes
 from tests.conftest import DEADLINE_S
 from tests.faults.proxy import Proxy, proxy_to
@@ -551,9 +551,9 @@ async def test_a_read_left_over_from_a_lost_connection_takes_nothing(
 async def test_connections_that_carry_nothing_more_are_given_up(
     bus: RedisBus, server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bus.reader.BLOCK_MS", 300)
-    monkeypatch.setattr("bus.redis.READ_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("bus.redis.COMMAND_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("callboard.bus.reader.BLOCK_MS", 300)
+    monkeypatch.setattr("callboard.bus.redis.READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("callboard.bus.redis.COMMAND_TIMEOUT_S", 0.5)
     async with RedisBus.open(proxy.url, "test", ROUTES.get) as behind, owner(behind, FIRST, settles=always) as it:
         bus.publish([message(ON_0)])
         await it.has(1)

@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from eventstore.clock import DatabaseClock
-from eventstore.store import PostgresEventStore
-from protocols.ports import SystemClock
+from callboard.eventstore.clock import DatabaseClock
+from callboard.eventstore.store import PostgresEventStore
+from callboard.protocols.ports import SystemClock
 
 
 @pytest.mark.parametrize("off_s", [-600, 0, 600])

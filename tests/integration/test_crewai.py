@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.tools.declaration import tool
-from actors.tools.export import to_crewai
+from callboard.actors.tools.declaration import tool
+from callboard.actors.tools.export import to_crewai
 
 crewai_tools = pytest.importorskip("crewai.tools", reason="CrewAI is not in this environment")
 

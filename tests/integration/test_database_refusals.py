@@ -9,13 +9,13 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-import projections
-from eventstore.connections import check_connections
-from eventstore.refusals import explained
-from eventstore.store import PostgresEventStore
-from projections.runner import Runner
-from protocols.codec import new_event
-from protocols.errors import (
+from callboard import projections
+from callboard.eventstore.connections import check_connections
+from callboard.eventstore.refusals import explained
+from callboard.eventstore.store import PostgresEventStore
+from callboard.projections.runner import Runner
+from callboard.protocols.codec import new_event
+from callboard.protocols.errors import (
     CallboardError,
     DatabaseRefuses,
     DatabaseUnavailable,
@@ -23,8 +23,8 @@ from protocols.errors import (
     StoreUnavailable,
     TooFewConnections,
 )
-from protocols.events import MessageDeadLettered, Meta
-from protocols.ports import ANY
+from callboard.protocols.events import MessageDeadLettered, Meta
+from callboard.protocols.ports import ANY
 from tests.conftest import administer, at, run
 from tests.servers import Servers
 

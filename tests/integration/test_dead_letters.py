@@ -7,18 +7,18 @@ from typing import Any
 import anyio
 import pytest
 
-import projections
-from actors.client import Client, Sent
-from actors.dead_letters import DeadLetters, Redriven
-from actors.directory import Directory
-from bus.memory import MemoryBus
-from eventstore import PostgresEventStore
-from eventstore.memory_leases import MemoryLeases
-from projections.dead_letters import DeadLetter
-from projections.runner import Runner
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.errors import (
+from callboard import projections
+from callboard.actors.client import Client, Sent
+from callboard.actors.dead_letters import DeadLetters, Redriven
+from callboard.actors.directory import Directory
+from callboard.bus.memory import MemoryBus
+from callboard.eventstore import PostgresEventStore
+from callboard.eventstore.memory_leases import MemoryLeases
+from callboard.projections.dead_letters import DeadLetter
+from callboard.projections.runner import Runner
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.errors import (
     AlreadyRedriven,
     AmbiguousId,
     BadPayload,
@@ -27,8 +27,8 @@ from protocols.errors import (
     UnknownDeadLetter,
     UnknownRole,
 )
-from protocols.messages import Message, part_of, value_of
-from protocols.ports import ANY, Route
+from callboard.protocols.messages import Message, part_of, value_of
+from callboard.protocols.ports import ANY, Route
 
 SCHEMA = b'{"type": "object", "properties": {"topic": {"type": "string"}}, "required": ["topic"]}'
 

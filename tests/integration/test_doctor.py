@@ -5,17 +5,17 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-import projections
+from callboard import projections
 from callboard.cli import doctor
 from callboard.cli.session import Session, opened
 from callboard.diagnosis import Finding, Snapshot, diagnose
+from callboard.eventstore.leases import PostgresLeases
+from callboard.projections import checkpoints
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.events import Meta, NewEvent
+from callboard.protocols.ports import ANY, Route
 from callboard.settings import Settings
-from eventstore.leases import PostgresLeases
-from projections import checkpoints
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.events import Meta, NewEvent
-from protocols.ports import ANY, Route
 from tests.projection_kit import opening
 
 NOWHERE = "redis://127.0.0.1:1/0"

@@ -8,16 +8,16 @@ from typing import Any
 import anyio
 import pytest
 
-import actors.guards
-import actors.host
-from actors.bounds import RunTasks
-from actors.budgets import warn_of_budgets
+import callboard.actors.guards
+import callboard.actors.host
 from callboard import Context, TimeLimits
-from eventstore import PostgresLedger
-from projections import tasks
-from protocols.errors import TaskFailed, TooManyTasks
-from protocols.events import BudgetWarned
-from protocols.ledger import Budget
+from callboard.actors.bounds import RunTasks
+from callboard.actors.budgets import warn_of_budgets
+from callboard.eventstore import PostgresLedger
+from callboard.projections import tasks
+from callboard.protocols.errors import TaskFailed, TooManyTasks
+from callboard.protocols.events import BudgetWarned
+from callboard.protocols.ledger import Budget
 from tests.actor_kit import Echo, actor, worker
 from tests.conftest import DEADLINE_S
 from tests.host_kit import Stage, becomes, stage
@@ -28,9 +28,9 @@ StageOf = Callable[..., AbstractAsyncContextManager[Stage]]
 
 @pytest.fixture
 def stage_of(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> StageOf:
-    monkeypatch.setattr(actors.guards, "QUIET_S", 0.2)
-    monkeypatch.setattr(actors.host, "GUARD_EVERY_S", 0.1)
-    monkeypatch.setattr(actors.host, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(callboard.actors.guards, "QUIET_S", 0.2)
+    monkeypatch.setattr(callboard.actors.host, "GUARD_EVERY_S", 0.1)
+    monkeypatch.setattr(callboard.actors.host, "LOOK_EVERY_S", 0.2)
     return lambda *roles, **options: stage(database_url, redis_url, *roles, **options)
 
 

@@ -10,17 +10,17 @@ from typing import Any, get_args
 import anyio
 import pytest
 
-import actors.host
-import actors.recovery
-import actors.timers
-from actors.models.gateway import Gateway
-from bus.keys import epoch_key
+import callboard.actors.host
+import callboard.actors.recovery
+import callboard.actors.timers
 from callboard import Context, Handoff
-from projections import dead_letters
-from protocols import events as e
-from protocols.codec import body_of, sent_messages
-from protocols.errors import TaskCanceled
-from protocols.messages import Kind, Message, encode_message
+from callboard.actors.models.gateway import Gateway
+from callboard.bus.keys import epoch_key
+from callboard.projections import dead_letters
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of, sent_messages
+from callboard.protocols.errors import TaskCanceled
+from callboard.protocols.messages import Kind, Message, encode_message
 from tests.actor_kit import Echo, actor, worker
 from tests.conftest import DEADLINE_S
 from tests.host_kit import SHORT_LEASE_S, Running, Stage, becomes, stage
@@ -36,8 +36,8 @@ def stage_of(database_url: str, redis_url: str) -> StageOf:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for what was lost more often."""
-    monkeypatch.setattr(actors.host, "RECONCILE_EVERY_S", 0.2)
-    monkeypatch.setattr(actors.recovery, "IN_TRANSIT", timedelta(seconds=0.3))
+    monkeypatch.setattr(callboard.actors.host, "RECONCILE_EVERY_S", 0.2)
+    monkeypatch.setattr(callboard.actors.recovery, "IN_TRANSIT", timedelta(seconds=0.3))
 
 
 def handled(log: list[e.Event]) -> Counter[str]:
@@ -191,8 +191,8 @@ async def test_a_redis_that_forgets_in_the_middle_loses_and_doubles_nothing(stag
 async def test_the_timer_of_an_actor_that_was_dropped_comes_from_the_projection(
     stage_of: StageOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actors.timers, "HORIZON", timedelta(seconds=0.3))
-    monkeypatch.setattr(actors.recovery, "HORIZON", timedelta(seconds=0.5))
+    monkeypatch.setattr(callboard.actors.timers, "HORIZON", timedelta(seconds=0.3))
+    monkeypatch.setattr(callboard.actors.recovery, "HORIZON", timedelta(seconds=0.5))
 
     async def nap(ctx: Context) -> str:
         await ctx.sleep(1.0)
@@ -361,7 +361,7 @@ async def test_a_named_actor_keeps_its_order_over_a_handover(stage_of: StageOf) 
 
 
 async def test_a_suspect_runs_alone_on_a_host_too(stage_of: StageOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.quarantine.ALONE_S", 1.0)
+    monkeypatch.setattr("callboard.actors.quarantine.ALONE_S", 1.0)
     hosts: list[Running] = []
     running: set[str] = set()
     suspects: list[int] = []  # when "later" begins

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from eventstore import PostgresEventStore, appender, migrations
-from eventstore.ledger_tables import check_ledger, rebuild_ledger
-from protocols.errors import BudgetExceeded
-from protocols.ledger import EACH, Budget
+from callboard.eventstore import PostgresEventStore, appender, migrations
+from callboard.eventstore.ledger_tables import check_ledger, rebuild_ledger
+from callboard.protocols.errors import BudgetExceeded
+from callboard.protocols.ledger import EACH, Budget
 from tests.integration.test_appender import connection, until
 from tests.ledger_kit import Caller, Treasurer, account_of, money, tables_of
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from actors.models import library
-from actors.models.tiers import KEYS, TIERS, providers
+from callboard.actors.models import library
+from callboard.actors.models.tiers import KEYS, TIERS, providers
 
 COLD_START = """
 import asyncio, os, sys
-from actors.models import library
-from actors.models.call import Call
-from actors.models.gateway import Gateway
+from callboard.actors.models import library
+from callboard.actors.models.call import Call
+from callboard.actors.models.gateway import Gateway
 from tests.fake_provider import FakeProvider
 
 async def main():
@@ -52,7 +52,10 @@ def test_the_first_call_imports_next_to_nothing_on_the_event_loop(tmp_path: Path
 
 def test_loading_reads_no_env_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("CANARY_API_KEY=from-a-file\n")
-    code = "import os; from actors.models import library; library.load_now(); print(os.environ.get('CANARY_API_KEY'))"
+    code = (
+        "import os; from callboard.actors.models import library; library.load_now();"
+        "print(os.environ.get('CANARY_API_KEY'))"
+    )
     assert python(code, tmp_path) == "None\n"
 
 

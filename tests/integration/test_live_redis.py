@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from bus.live import EVERY_S, MAX_SHOWN_BYTES
-from bus.redis import RedisBus
-from protocols.ports import Route
+from callboard.bus.live import EVERY_S, MAX_SHOWN_BYTES
+from callboard.bus.redis import RedisBus
+from callboard.protocols.ports import Route
 from tests.bus_kit import message
 from tests.conftest import DEADLINE_S
 from tests.redis_kit import BINARIES, Server, stopped_redis

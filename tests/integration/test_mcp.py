@@ -15,14 +15,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.tools.mcp import McpSessions, tool_name
-from actors.tools.mcp_server import McpServer, preset
-from actors.tools.registry import RegisteredTool, ToolInfo, Tools
 from callboard import Actor, Context
+from callboard.actors.tools.mcp import McpSessions, tool_name
+from callboard.actors.tools.mcp_server import McpServer, preset
+from callboard.actors.tools.registry import RegisteredTool, ToolInfo, Tools
 from callboard.config import Config
+from callboard.protocols import events as e
+from callboard.protocols.errors import BadName, InvalidArguments, McpFailed, OutcomeUnknown, UnknownMcpServer
 from callboard.testing import ScriptedModels, spec
-from protocols import events as e
-from protocols.errors import BadName, InvalidArguments, McpFailed, OutcomeUnknown, UnknownMcpServer
 from tests.actor_kit import bodies, worker
 from tests.host_kit import becomes, stage
 

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from actors.models import library
-from actors.models.deadlines import Deadlines
-from actors.models.failures import POLICIES, Kind
-from actors.models.gateway import Gateway
 from callboard import Context, Struct
+from callboard.actors.models import library
+from callboard.actors.models.deadlines import Deadlines
+from callboard.actors.models.failures import POLICIES, Kind
+from callboard.actors.models.gateway import Gateway
+from callboard.protocols import events as e
+from callboard.protocols.errors import TaskFailed
 from callboard.testing import ScriptedModels, spec
 from callboard.testing.play import Play as Spec
-from protocols import events as e
-from protocols.errors import TaskFailed
 from tests.actor_kit import bodies, worker
 from tests.fake_provider import FakeProvider, Play, content_filter, context_overflow, failing, rate_limited
 

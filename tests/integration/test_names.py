@@ -14,10 +14,10 @@ import anyio
 import pytest
 
 from callboard.bootstrap import claim_name, process_name
+from callboard.eventstore import PostgresEventStore, PostgresLeases
 from callboard.names import held
-from eventstore import PostgresEventStore, PostgresLeases
-from protocols.errors import NameTaken
-from protocols.ports import Route
+from callboard.protocols.errors import NameTaken
+from callboard.protocols.ports import Route
 from tests.conftest import DEADLINE_S
 
 HOST = socket.gethostname()

@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from callboard import Context
-from protocols.errors import StoreUnavailable
+from callboard.protocols.errors import StoreUnavailable
 from tests.actor_kit import actor, worker
 from tests.conftest import DEADLINE_S
 from tests.faults.proxy import proxy_to

@@ -8,11 +8,11 @@ import anyio
 import pytest
 
 from callboard import Context
-from eventstore import PostgresEventStore
-from projections import ALL, runs
-from projections.runner import Runner
-from protocols.names import new_id
-from protocols.ports import Appended, EventStore, Leases
+from callboard.eventstore import PostgresEventStore
+from callboard.projections import ALL, runs
+from callboard.projections.runner import Runner
+from callboard.protocols.names import new_id
+from callboard.protocols.ports import Appended, EventStore, Leases
 from tests.actor_kit import Echo, worker
 from tests.conftest import DEADLINE_S
 from tests.contracts.test_eventstore import (  # noqa: F401 - run here, too

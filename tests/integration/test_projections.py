@@ -15,14 +15,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import projections
-from eventstore import MemoryEventStore, PostgresEventStore
-from projections import agents, answers, audit, checkpoints, costs, dead_letters, lag, mailbox, runs, tasks, timers
-from projections.base import Page, Projection
-from projections.runner import Runner
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.errors import (
+from callboard import projections
+from callboard.eventstore import MemoryEventStore, PostgresEventStore
+from callboard.projections import (
+    agents,
+    answers,
+    audit,
+    checkpoints,
+    costs,
+    dead_letters,
+    lag,
+    mailbox,
+    runs,
+    tasks,
+    timers,
+)
+from callboard.projections.base import Page, Projection
+from callboard.projections.runner import Runner
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.errors import (
     AmbiguousId,
     BadName,
     NotProjected,
@@ -31,10 +43,10 @@ from protocols.errors import (
     UnknownRun,
     UnknownTask,
 )
-from protocols.events import Event, Meta, NewEvent
-from protocols.messages import ErrorInfo, Message
-from protocols.names import key_hash, partition_of
-from protocols.ports import ANY, EventStore
+from callboard.protocols.events import Event, Meta, NewEvent
+from callboard.protocols.messages import ErrorInfo, Message
+from callboard.protocols.names import key_hash, partition_of
+from callboard.protocols.ports import ANY, EventStore
 from tests.conftest import DEADLINE_S
 from tests.projection_kit import BEGINNING, VALUE, Log, RandomLog, model_completed, model_failed, opening
 

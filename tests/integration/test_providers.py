@@ -10,12 +10,12 @@ import anyio
 import msgspec
 import pytest
 
-from actors.models.call import Call, ModelReply, ToolCall
-from actors.models.deadlines import Deadlines
-from actors.models.failures import AttemptFailed
-from actors.models.gateway import Gateway
-from actors.models.prices import Override, PriceTable
-from protocols.events import Usage
+from callboard.actors.models.call import Call, ModelReply, ToolCall
+from callboard.actors.models.deadlines import Deadlines
+from callboard.actors.models.failures import AttemptFailed
+from callboard.actors.models.gateway import Gateway
+from callboard.actors.models.prices import Override, PriceTable
+from callboard.protocols.events import Usage
 from tests.fake_provider import (
     KEY,
     FakeProvider,

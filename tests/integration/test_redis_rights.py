@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 import anyio
 import pytest
 
-from bus.keys import stream_key
-from bus.link import LINK_ERRORS, Link, pack
-from bus.redis import RedisBus
-from bus.throttle import RedisThrottle
 from callboard import Context
-from protocols.errors import RedisRefuses, RedisUnfit
-from protocols.ports import Breaker, Lease, Route, SystemClock
+from callboard.bus.keys import stream_key
+from callboard.bus.link import LINK_ERRORS, Link, pack
+from callboard.bus.redis import RedisBus
+from callboard.bus.throttle import RedisThrottle
+from callboard.protocols.errors import RedisRefuses, RedisUnfit
+from callboard.protocols.ports import Breaker, Lease, Route, SystemClock
 from tests.actor_kit import actor
 from tests.bus_kit import always, backlog_becomes, eventually, key_on, message, owner
 from tests.conftest import DEADLINE_S

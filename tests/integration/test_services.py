@@ -17,8 +17,8 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
+from callboard.protocols.errors import BadFolder, ServicesFailed, ServicesMissing
 from callboard.services import LocalServices, Urls, account, postgres, valkey
-from protocols.errors import BadFolder, ServicesFailed, ServicesMissing
 from tests.servers import REDIS_URL, servers
 
 ROOT = Path(__file__).parents[2]

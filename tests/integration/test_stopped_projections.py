@@ -7,18 +7,17 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-import actors.host
-import projections
-from callboard import Context
-from eventstore import MemoryEventStore
-from projections import costs, lag, tasks
-from projections.base import Page, Projection
-from projections.runner import Runner
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.errors import NotProjected, ProjectionsBehind, UnknownEventType
-from protocols.events import Meta, NewEvent
-from protocols.ports import ANY
+import callboard.actors.host
+from callboard import Context, projections
+from callboard.eventstore import MemoryEventStore
+from callboard.projections import costs, lag, tasks
+from callboard.projections.base import Page, Projection
+from callboard.projections.runner import Runner
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.errors import NotProjected, ProjectionsBehind, UnknownEventType
+from callboard.protocols.events import Meta, NewEvent
+from callboard.protocols.ports import ANY
 from tests.actor_kit import worker
 from tests.conftest import DEADLINE_S
 from tests.host_kit import becomes, stage
@@ -136,7 +135,7 @@ async def test_a_database_of_a_former_version_gets_the_column(pool: asyncpg.Pool
 async def test_hosts_serve_on_when_a_projection_for_people_stops_and_say_so_when_a_working_one_does(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(actors.host, "RECONCILE_EVERY_S", 0.1)
+    monkeypatch.setattr(callboard.actors.host, "RECONCILE_EVERY_S", 0.1)
 
     async def greet(payload: str, ctx: Context) -> str:
         return f"hello {payload}"

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from bus.keys import breaker_key, rate_key
-from bus.throttle import ANSWER_S, RedisThrottle
-from protocols.ports import Breaker, SystemClock
+from callboard.bus.keys import breaker_key, rate_key
+from callboard.bus.throttle import ANSWER_S, RedisThrottle
+from callboard.protocols.ports import Breaker, SystemClock
 from tests.conftest import DEADLINE_S
 from tests.redis_kit import BINARIES, Server, stopped_redis
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.fold import TaskFold, fold
-from actors.waits import BY_FORM, TRIGGERS, Activity, activity
 from callboard import Context
+from callboard.actors.fold import TaskFold, fold
+from callboard.actors.waits import BY_FORM, TRIGGERS, Activity, activity
+from callboard.protocols.states import AT_WORK, LIFECYCLE, RUNNING, WAITING
 from callboard.testing import Play, spec
-from protocols.states import AT_WORK, LIFECYCLE, RUNNING, WAITING
 from tests.actor_kit import SlowStore, actor, double, worker
 
 Plan = Any  # the name of a leaf, or (the name of a node, the plans below it)

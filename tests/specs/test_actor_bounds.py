@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from actors.bounds import RunTasks
 from callboard import Actor, Caps, Context
+from callboard.actors.bounds import RunTasks
+from callboard.protocols import events as e
+from callboard.protocols.errors import BadOption, TaskCanceled, TaskFailed, TooDeep, TooManyHandoffs, TooManyTasks
 from callboard.testing import spec
-from protocols import events as e
-from protocols.errors import BadOption, TaskCanceled, TaskFailed, TooDeep, TooManyHandoffs, TooManyTasks
 from tests.actor_kit import Echo, actor, bodies, worker
 
 

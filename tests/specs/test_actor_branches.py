@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from callboard import Actor, Context
+from callboard.protocols import events as e
+from callboard.protocols.states import RUNNING, WAITING
 from callboard.testing import spec
-from protocols import events as e
-from protocols.states import RUNNING, WAITING
 from tests.actor_kit import Echo, worker
 
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from actors.models.call import Call, ModelReply
 from callboard import Context
+from callboard.actors.models.call import Call, ModelReply
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of, entry_of, new_event
+from callboard.protocols.errors import CallRefused, TaskFailed
+from callboard.protocols.ledger import Budget, Over
+from callboard.protocols.money import Money
+from callboard.protocols.names import budget_stream
+from callboard.protocols.ports import ANY
 from callboard.testing import Play, ScriptedModels, event, spec
-from protocols import events as e
-from protocols.codec import body_of, entry_of, new_event
-from protocols.errors import CallRefused, TaskFailed
-from protocols.ledger import Budget, Over
-from protocols.money import Money
-from protocols.names import budget_stream
-from protocols.ports import ANY
 from tests.actor_kit import SlowStore, bodies, cancel_a_call, worker
 
 HOLD = e.Cost(Decimal("0.05"), "USD", "t")

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from actors.guards import Guards
-from actors.models.call import Call, Rates
 from callboard import Context, TimeLimits
+from callboard.actors.guards import Guards
+from callboard.actors.models.call import Call, Rates
+from callboard.protocols import events as e
+from callboard.protocols.errors import TaskCanceled
 from callboard.testing import event, spec
-from protocols import events as e
-from protocols.errors import TaskCanceled
 from tests.actor_kit import Echo, actor, bodies, double, worker
 
 

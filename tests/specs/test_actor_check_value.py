@@ -5,8 +5,8 @@ from decimal import Decimal
 import pytest
 
 from callboard import Context, ValueRule
+from callboard.protocols.errors import ValueRefused
 from callboard.testing import event, spec
-from protocols.errors import ValueRefused
 from tests.actor_kit import worker
 
 PRICE = ValueRule(low=Decimal("0.01"), high=Decimal(1000), places=2, rounding="half_even", unit="EUR")

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from actors.client import Client, Sent, Target
-from actors.directory import Directory
-from actors.inputs import times
-from bus.memory import MemoryBus
+from callboard.actors.client import Client, Sent, Target
+from callboard.actors.directory import Directory
+from callboard.actors.inputs import times
+from callboard.bus.memory import MemoryBus
+from callboard.eventstore.memory import MemoryEventStore
+from callboard.eventstore.memory_leases import MemoryLeases
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of, new_event, sent_messages
+from callboard.protocols.errors import BadOption, Busy, TaskCanceled, TaskFailed, UnknownRun
+from callboard.protocols.messages import value_of
+from callboard.protocols.names import partition_of
+from callboard.protocols.ports import ANY, Route
 from callboard.testing.clock import ManualClock
-from eventstore.memory import MemoryEventStore
-from eventstore.memory_leases import MemoryLeases
-from protocols import events as e
-from protocols.codec import body_of, new_event, sent_messages
-from protocols.errors import BadOption, Busy, TaskCanceled, TaskFailed, UnknownRun
-from protocols.messages import value_of
-from protocols.names import partition_of
-from protocols.ports import ANY, Route
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from transitions import Machine as TransitionsMachine
 from transitions.core import MachineError
 
-from actors.definition import Definition, define
-from actors.inputs import check_payload
-from actors.machine import LIFECYCLE_MACHINE, role_machine
 from callboard import Actor, Context, Message, Struct, handler
-from protocols.errors import BadDefinition, BadName, BadPayload, IllegalTrigger
-from protocols.states import AT_REST, AT_WORK, LIFECYCLE, TERMINAL
+from callboard.actors.definition import Definition, define
+from callboard.actors.inputs import check_payload
+from callboard.actors.machine import LIFECYCLE_MACHINE, role_machine
+from callboard.protocols.errors import BadDefinition, BadName, BadPayload, IllegalTrigger
+from callboard.protocols.states import AT_REST, AT_WORK, LIFECYCLE, TERMINAL
 
 
 class Brief(Struct):

@@ -6,13 +6,13 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.fold import STATE_BY_FORM, ActorFold, TaskFold, fold
-from actors.machine import LIFECYCLE_MACHINE
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.events import Event
-from protocols.messages import ErrorInfo
-from protocols.states import AT_WORK
+from callboard.actors.fold import STATE_BY_FORM, ActorFold, TaskFold, fold
+from callboard.actors.machine import LIFECYCLE_MACHINE
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.events import Event
+from callboard.protocols.messages import ErrorInfo
+from callboard.protocols.states import AT_WORK
 from tests.projection_kit import BEGINNING
 
 STREAM = "writer/dave"

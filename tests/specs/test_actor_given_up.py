@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from actors.fold import TaskFold, fold
-from actors.function_calls import BREAKER
-from actors.models.call import Call
-from actors.tools.policy import ToolPolicy
-from actors.waits import StepState
 from callboard import Actor, Context, Retry
+from callboard.actors.fold import TaskFold, fold
+from callboard.actors.function_calls import BREAKER
+from callboard.actors.models.call import Call
+from callboard.actors.tools.policy import ToolPolicy
+from callboard.actors.waits import StepState
+from callboard.protocols import events as e
+from callboard.protocols.errors import StepFailed, TaskFailed
+from callboard.protocols.states import WAITING
 from callboard.testing import Play, ScriptedModels, event, spec
-from protocols import events as e
-from protocols.errors import StepFailed, TaskFailed
-from protocols.states import WAITING
 from tests.actor_kit import SlowStore, actor, bodies, double, worker
 
 Branch = Callable[[Context], Awaitable[Any]]

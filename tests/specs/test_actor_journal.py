@@ -8,20 +8,20 @@ from typing import Any
 import anyio
 import pytest
 
-from actors.definition import Definition
-from actors.directory import Directory, receiver
-from actors.journal import Idle, Journal
-from actors.steps import StepCounter, enter_branch, fingerprint, leave_branches
-from actors.timers import HORIZON, Timers
+from callboard.actors.definition import Definition
+from callboard.actors.directory import Directory, receiver
+from callboard.actors.journal import Idle, Journal
+from callboard.actors.steps import StepCounter, enter_branch, fingerprint, leave_branches
+from callboard.actors.timers import HORIZON, Timers
+from callboard.eventstore.memory_leases import MemoryLeases
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.errors import BadName, Conflict, UnknownRole, UnknownTopic
+from callboard.protocols.events import NewEvent
+from callboard.protocols.messages import Message
+from callboard.protocols.names import MAX_KEY_LENGTH
+from callboard.protocols.ports import Appended
 from callboard.testing import ManualClock
-from eventstore.memory_leases import MemoryLeases
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.errors import BadName, Conflict, UnknownRole, UnknownTopic
-from protocols.events import NewEvent
-from protocols.messages import Message
-from protocols.names import MAX_KEY_LENGTH
-from protocols.ports import Appended
 from tests.actor_kit import actor
 
 STREAM = "writer/dave"

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from callboard import Actor, Context, Message, Struct, handler
+from callboard.eventstore.memory import MemoryEventStore
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of
+from callboard.protocols.errors import TaskFailed
 from callboard.testing import event, spec
-from eventstore.memory import MemoryEventStore
-from protocols import events as e
-from protocols.codec import body_of
-from protocols.errors import TaskFailed
 from tests.actor_kit import worker
 
 

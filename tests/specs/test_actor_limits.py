@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from actors.guards import Guards
 from callboard import Context, TimeLimits
+from callboard.actors.guards import Guards
+from callboard.protocols import events as e
+from callboard.protocols.errors import TaskFailed
 from callboard.testing import event, spec
 from callboard.testing.play import Play
-from protocols import events as e
-from protocols.errors import TaskFailed
 from tests.actor_kit import actor, bodies, double, worker
 
 

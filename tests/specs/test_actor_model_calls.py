@@ -6,14 +6,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.conversation import SUMMARY
-from actors.models.call import Call, ModelReply, Rates
-from actors.models.failures import AttemptFailed, Kind
 from callboard import Actor, Cache, Caps, Context, Memory, Struct
+from callboard.actors.conversation import SUMMARY
+from callboard.actors.models.call import Call, ModelReply, Rates
+from callboard.actors.models.failures import AttemptFailed, Kind
+from callboard.protocols import events as e
+from callboard.protocols.errors import BadAnswer, BadOption, ModelFailed, TaskFailed
+from callboard.protocols.money import Money
 from callboard.testing import ScriptedModels, event, spec
-from protocols import events as e
-from protocols.errors import BadAnswer, BadOption, ModelFailed, TaskFailed
-from protocols.money import Money
 from tests.actor_kit import bodies, cancel_a_call, log_of, result_of, worker
 
 USAGE = e.Usage(input=7, output=2)

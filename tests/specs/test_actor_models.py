@@ -4,13 +4,13 @@ from decimal import Decimal
 
 import pytest
 
-from actors.models.call import Call
 from callboard import Context, ModelReply
+from callboard.actors.models.call import Call
+from callboard.protocols import events as e
+from callboard.protocols.codec import digest
+from callboard.protocols.errors import ModelFailed, TaskFailed
+from callboard.protocols.messages import encode_json
 from callboard.testing import ScriptedModels, event, spec
-from protocols import events as e
-from protocols.codec import digest
-from protocols.errors import ModelFailed, TaskFailed
-from protocols.messages import encode_json
 from tests.actor_kit import bodies, log_of, result_of, up_to, worker
 
 CHAIN = ["large", "small", "tiny"]

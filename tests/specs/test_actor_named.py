@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import pytest
 
 from callboard import Actor, Context
+from callboard.protocols import events as e
+from callboard.protocols.errors import IllegalTrigger, TaskFailed
 from callboard.testing import event, spec
-from protocols import events as e
-from protocols.errors import IllegalTrigger, TaskFailed
 from tests.actor_kit import SlowStore, actor, bodies, double, worker
 
 

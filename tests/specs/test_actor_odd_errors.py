@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callboard import Context, Retry
+from callboard.protocols import events as e
+from callboard.protocols.causes import MAX_CAUSES, causes, leaves, name_of
+from callboard.protocols.errors import StepFailed
+from callboard.protocols.messages import MAX_ERROR_CHARACTERS, encode_json, error_info
 from callboard.testing import spec
-from protocols import events as e
-from protocols.causes import MAX_CAUSES, causes, leaves, name_of
-from protocols.errors import StepFailed
-from protocols.messages import MAX_ERROR_CHARACTERS, encode_json, error_info
 from tests.actor_kit import Echo, bodies, worker
 
 
@@ -153,7 +153,7 @@ async def test_a_fault_in_what_records_an_error_ends_the_task(monkeypatch: pytes
     def broken(*_: object) -> None:
         raise LookupError("broken")
 
-    monkeypatch.setattr("actors.work.error_info", broken)
+    monkeypatch.setattr("callboard.actors.work.error_info", broken)
 
     async def todo(ctx: Context) -> None:
         raise ValueError("no")

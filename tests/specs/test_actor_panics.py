@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 import pytest
 
 from callboard import Actor, Context, Retry
+from callboard.protocols import events as e
+from callboard.protocols.errors import StepFailed, TaskFailed
 from callboard.testing import spec
-from protocols import events as e
-from protocols.errors import StepFailed, TaskFailed
 from tests.actor_kit import Echo, worker
 
 

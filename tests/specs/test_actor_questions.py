@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from callboard import Actor, Context, Handoff, Struct
+from callboard.protocols import events as e
+from callboard.protocols.errors import BadName, StepInputChanged, TaskCanceled, TaskFailed, UnknownRole, UnknownTopic
+from callboard.protocols.ports import Delivery
 from callboard.testing import event, spec
-from protocols import events as e
-from protocols.errors import BadName, StepInputChanged, TaskCanceled, TaskFailed, UnknownRole, UnknownTopic
-from protocols.ports import Delivery
 from tests.actor_kit import Echo, actor, bodies, log_of, result_of, up_to, worker
 
 

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.machine import LIFECYCLE_MACHINE
 from callboard import Actor, Context, Handoff, tool
+from callboard.actors.machine import LIFECYCLE_MACHINE
+from callboard.eventstore.memory import MemoryEventStore
+from callboard.protocols import events as e
+from callboard.protocols.codec import body_of, new_event
+from callboard.protocols.errors import Conflict, StepFailed, StoreUnavailable, TaskFailed
+from callboard.protocols.events import Event, NewEvent
+from callboard.protocols.ports import ANY, Appended, ExpectedVersion, Lease
 from callboard.testing import ScriptedModels, event, spec
 from callboard.testing.play import Play
-from eventstore.memory import MemoryEventStore
-from protocols import events as e
-from protocols.codec import body_of, new_event
-from protocols.errors import Conflict, StepFailed, StoreUnavailable, TaskFailed
-from protocols.events import Event, NewEvent
-from protocols.ports import ANY, Appended, ExpectedVersion, Lease
 from tests.actor_kit import Echo, SlowStore, actor, bodies, double, worker
 
 KINDS = ("step", "failing", "tool", "model", "ask", "failing ask", "tell", "sleep", "gather", "artifact", "trigger")

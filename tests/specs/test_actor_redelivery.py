@@ -3,11 +3,11 @@
 import asyncio
 from typing import Any
 
-from actors.runtime import Runtime
 from callboard import Context, tool
+from callboard.actors.runtime import Runtime
+from callboard.protocols import events as e
+from callboard.protocols.ports import Delivery, Lease
 from callboard.testing import spec
-from protocols import events as e
-from protocols.ports import Delivery, Lease
 from tests.actor_kit import bodies, worker
 
 

@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 
 from callboard import Actor, Context, Retry, handler
+from callboard.protocols import events as e
+from callboard.protocols.errors import ModelFailed, StepFailed, TaskFailed
 from callboard.testing import event, spec
-from protocols import events as e
-from protocols.errors import ModelFailed, StepFailed, TaskFailed
 from tests.actor_kit import Echo, actor, bodies, double, worker
 
 
 @pytest.fixture(autouse=True)
 def _longest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.policies.random.uniform", lambda _low, high: high)
+    monkeypatch.setattr("callboard.actors.policies.random.uniform", lambda _low, high: high)
 
 
 THREE = Retry(attempts=3, first_s=10)

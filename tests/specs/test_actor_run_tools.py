@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from actors.models.call import Call, ModelReply, ToolCall
-from actors.tools.loop import LoopLimits
-from actors.tools.policy import ToolPolicy, call_digest
 from callboard import Actor, Context, Struct, actor_tool, tool
+from callboard.actors.models.call import Call, ModelReply, ToolCall
+from callboard.actors.tools.loop import LoopLimits
+from callboard.actors.tools.policy import ToolPolicy, call_digest
+from callboard.protocols import events as e
+from callboard.protocols.errors import TaskFailed
+from callboard.protocols.events import Usage
 from callboard.testing import Play, ScriptedModels, event, spec
 from callboard.testing.play import Sent
-from protocols import events as e
-from protocols.errors import TaskFailed
-from protocols.events import Usage
 from tests.actor_kit import bodies, worker
 from tests.specs.test_model_history import assert_valid
 
@@ -123,7 +123,7 @@ async def test_the_loop_goes_on_behind_its_last_recorded_step_wherever_it_was_cu
 
 
 def assert_valid_call(call: Call) -> None:
-    from actors.models.history import render
+    from callboard.actors.models.history import render
 
     assert_valid(render(call.messages, "openai"))
     assert_valid(render(call.messages, "anthropic"))

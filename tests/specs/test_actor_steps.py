@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from callboard import Actor, Context, Struct
+from callboard.protocols import events as e
+from callboard.protocols.errors import StepFailed, TaskFailed
+from callboard.protocols.events import Event
 from callboard.testing import event, spec
-from protocols import events as e
-from protocols.errors import StepFailed, TaskFailed
-from protocols.events import Event
 
 
 class Page(Struct):
@@ -96,7 +96,7 @@ async def test_steps_are_known_by_name_and_occurrence() -> None:
 
 
 def e_body(it: Event) -> e.Body:
-    from protocols.codec import body_of
+    from callboard.protocols.codec import body_of
 
     return body_of(it)
 
@@ -448,7 +448,7 @@ async def test_the_first_error_of_gather_is_raised_and_the_rest_not_begun() -> N
 
 
 async def test_a_result_too_large_for_the_log_fails_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventstore.rules.MAX_EVENT_BYTES", 50_000)
+    monkeypatch.setattr("callboard.eventstore.rules.MAX_EVENT_BYTES", 50_000)
 
     class Verbose(Actor):
         async def handle(self, payload: int, ctx: Context) -> str:

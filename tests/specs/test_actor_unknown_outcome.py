@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from callboard import Context, tool
+from callboard.protocols import events as e
+from callboard.protocols.errors import TaskFailed
 from callboard.testing import event, spec
 from callboard.testing.play import Play
-from protocols import events as e
-from protocols.errors import TaskFailed
 from tests.actor_kit import bodies, worker
 
 calls: list[str] = []

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from actors.definition import Definition
 from callboard import Actor, Context
+from callboard.actors.definition import Definition
+from callboard.protocols import events as e
+from callboard.protocols.errors import Detached, TaskFailed
 from callboard.testing import event, spec
-from protocols import events as e
-from protocols.errors import Detached, TaskFailed
 from tests.actor_kit import Echo, actor, bodies, log_of, up_to, worker
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.admission import WHOLE, Admission
+from callboard.actors.admission import WHOLE, Admission
+from callboard.protocols.a2a import Part
+from callboard.protocols.messages import Message, Priority
+from callboard.protocols.ports import Delivery, Lease, Tenure
 from callboard.testing import spec
-from protocols.a2a import Part
-from protocols.messages import Message, Priority
-from protocols.ports import Delivery, Lease, Tenure
 from tests.actor_kit import actor
 
 TENURES: defaultdict[str, Tenure] = defaultdict(lambda: Tenure(Lease("any", 0, 1)))  # by role

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from callboard.app import load_app
-from protocols.errors import BadApp
+from callboard.protocols.errors import BadApp
 
 WRITER = '''
 from callboard import Actor, Context

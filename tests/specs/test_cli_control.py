@@ -11,8 +11,8 @@ from callboard.cli.control import target, unknown_outcome
 from callboard.cli.dead import Choice, redrive
 from callboard.cli.health import LagReport, PartitionLag, ProcessLag, RoleLag, unserved
 from callboard.cli.send import Order, check, deadline_of
-from projections.tasks import OUTCOME, Task, Waiting
-from protocols.errors import BadOption, NothingToResolve
+from callboard.projections.tasks import OUTCOME, Task, Waiting
+from callboard.protocols.errors import BadOption, NothingToResolve
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 

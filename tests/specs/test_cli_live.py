@@ -8,14 +8,14 @@ from msgspec import Raw
 from rich.console import Console
 
 from callboard.cli.live import Answer, End, Failure, ForMachines, ForPeople, follow
-from eventstore import MemoryEventStore
-from projections.runs import RunRow, fold
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.events import NewEvent
-from protocols.live import Piece
-from protocols.messages import ErrorInfo
-from protocols.ports import ANY
+from callboard.eventstore import MemoryEventStore
+from callboard.projections.runs import RunRow, fold
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.events import NewEvent
+from callboard.protocols.live import Piece
+from callboard.protocols.messages import ErrorInfo
+from callboard.protocols.ports import ANY
 from tests.projection_kit import VALUE, Log, model_completed
 
 

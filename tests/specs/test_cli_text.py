@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from callboard.cli.send import payload_of
 from callboard.cli.text import escaped, tolerate_any_encoding
-from protocols.errors import BadOption
+from callboard.protocols.errors import BadOption
 
 UNSHARE = shutil.which("unshare")
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from typer.models import CommandInfo
 from typer.testing import CliRunner
 
-from actors.definition import Actor, Definition, Struct
+from callboard.actors.definition import Actor, Definition, Struct
 from callboard.cli.errors import error_in, in_a_line
 from callboard.cli.health import numbers
 from callboard.cli.history import actors_at, up_to
@@ -26,11 +26,11 @@ from callboard.cli.send import Order, check, payload_of
 from callboard.cli.serve import chosen, example_payload, process_counts
 from callboard.cli.story import WORDS, line, tell
 from callboard.cli.words import ago, bar, duration, money, one_line, short, span, state_of, tree, until
-from projections import tasks
-from protocols import events as e
-from protocols.errors import BadName, BadOption, StoreUnavailable, TaskFailed, UnknownRun
-from protocols.events import BODIES
-from protocols.messages import part_of
+from callboard.projections import tasks
+from callboard.protocols import events as e
+from callboard.protocols.errors import BadName, BadOption, StoreUnavailable, TaskFailed, UnknownRun
+from callboard.protocols.events import BODIES
+from callboard.protocols.messages import part_of
 from tests.projection_kit import Log, RandomLog, model_completed, opening
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)

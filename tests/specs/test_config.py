@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from actors.models.call import Call, Rates
-from actors.models.deadlines import Deadlines
+from callboard.actors.models.call import Call, Rates
+from callboard.actors.models.deadlines import Deadlines
 from callboard.config import Config
-from protocols.errors import BadConfig, UnreadableConfig
-from protocols.ports import Breaker
+from callboard.protocols.errors import BadConfig, UnreadableConfig
+from callboard.protocols.ports import Breaker
 
 WHOLE = """
 [tiers]

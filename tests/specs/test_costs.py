@@ -11,13 +11,13 @@ import pytest
 
 from callboard import Context
 from callboard.cli.costs import Choice, as_csv
+from callboard.projections import costs
+from callboard.projections.base import Fact, fact_of
+from callboard.projections.costs import CostRow, Costs
+from callboard.protocols import events as e
+from callboard.protocols.errors import BadOption
+from callboard.protocols.messages import ErrorInfo
 from callboard.testing import spec
-from projections import costs
-from projections.base import Fact, fact_of
-from projections.costs import CostRow, Costs
-from protocols import events as e
-from protocols.errors import BadOption
-from protocols.messages import ErrorInfo
 from tests.actor_kit import worker
 from tests.projection_kit import Log, model_completed, model_failed
 

@@ -8,7 +8,7 @@ import pytest
 
 from callboard.demo.files import MAX_BYTES, find_files, own_tree
 from callboard.demo.run import choose_tree
-from protocols.errors import BadFolder
+from callboard.protocols.errors import BadFolder
 
 
 def make(root: Path, *paths: str) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from callboard.demo import timeline
 from callboard.demo.proof import prove
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.events import Body, Event, Meta, Stored, Usage
-from protocols.messages import ErrorInfo
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.events import Body, Event, Meta, Stored, Usage
+from callboard.protocols.messages import ErrorInfo
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 ERROR = ErrorInfo("ConnectionError", "gone")

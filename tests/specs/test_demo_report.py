@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.models.call import Call
-from actors.models.stand_in import STAND_IN, StandIn
+from callboard.actors.models.call import Call
+from callboard.actors.models.stand_in import STAND_IN, StandIn
 from callboard.demo.crew import INSTRUCTIONS, facts, write_file
 from callboard.demo.findings import (
     SYNTAX_ERROR,

@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime
 
-from actors.supervisor import ProcessEvent
+from callboard.actors.supervisor import ProcessEvent
 from callboard.demo.view import Board
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.events import Event, Meta
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.events import Event, Meta
 
 
 def resumed(number: int, pid: int) -> Event:

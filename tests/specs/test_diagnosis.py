@@ -8,12 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from callboard.diagnosis import STALLED_S, Finding, Folding, Snapshot, diagnose
-from projections.dead_letters import DeadLetter
-from projections.mailbox import Backlog
-from projections.tasks import OUTCOME, Task, Waiting
-from protocols.ledger import Account, Budget, Charge, Party
-from protocols.money import Money
-from protocols.ports import Member, PartitionState
+from callboard.projections.dead_letters import DeadLetter
+from callboard.projections.mailbox import Backlog
+from callboard.projections.tasks import OUTCOME, Task, Waiting
+from callboard.protocols.ledger import Account, Budget, Charge, Party
+from callboard.protocols.money import Money
+from callboard.protocols.ports import Member, PartitionState
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 BEFORE = NOW - timedelta(minutes=10)

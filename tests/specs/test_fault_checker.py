@@ -7,10 +7,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from protocols import events as e
-from protocols.codec import new_event
-from protocols.events import Body, Event, Meta
-from protocols.messages import ErrorInfo, Kind, Message
+from callboard.protocols import events as e
+from callboard.protocols.codec import new_event
+from callboard.protocols.events import Body, Event, Meta
+from callboard.protocols.messages import ErrorInfo, Kind, Message
 from tests.faults.checker import Allowed, check
 from tests.faults.payments import Request
 

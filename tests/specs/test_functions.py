@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.function_calls import repeatable
-from actors.functions import function_name, is_async, return_type, takes
-from actors.tools.declaration import declared, tool
-from actors.tools.registry import function_tool
-from protocols.errors import BadOption
+from callboard.actors.function_calls import repeatable
+from callboard.actors.functions import function_name, is_async, return_type, takes
+from callboard.actors.tools.declaration import declared, tool
+from callboard.actors.tools.registry import function_tool
+from callboard.protocols.errors import BadOption
 
 
 class Brief(msgspec.Struct):

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callboard import Context
+from callboard.protocols.events import ENDS_TASK
+from callboard.protocols.messages import Message, decode_message, encode_message, part_of
+from callboard.protocols.names import MAX_KEY_LENGTH
 from callboard.testing import Play, spec
-from protocols.events import ENDS_TASK
-from protocols.messages import Message, decode_message, encode_message, part_of
-from protocols.names import MAX_KEY_LENGTH
 from tests.actor_kit import Echo, actor
 
 GOOD: dict[str, Any] = {

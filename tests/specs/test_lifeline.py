@@ -7,16 +7,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from actors.ending import Ending
-from actors.lifeline import Aside, Lifeline
-from actors.runtime import Runtime
-from actors.watch import Block, Look
 from callboard import Actor, Context, TimeLimits
+from callboard.actors.ending import Ending
+from callboard.actors.lifeline import Aside, Lifeline
+from callboard.actors.runtime import Runtime
+from callboard.actors.watch import Block, Look
+from callboard.eventstore.memory_leases import MemoryLeases
+from callboard.protocols import events as e
+from callboard.protocols.errors import DatabaseUnavailable, StoreUnavailable
+from callboard.protocols.ports import Route, SystemClock
 from callboard.testing import Play, spec
-from eventstore.memory_leases import MemoryLeases
-from protocols import events as e
-from protocols.errors import DatabaseUnavailable, StoreUnavailable
-from protocols.ports import Route, SystemClock
 from tests.actor_kit import worker
 
 PLACE = "crunch (worker.py:7)"

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.live import MAX_HELD, Hearing, Piece, Telling, decode_piece
-from protocols.redaction import REDACTED
+from callboard.protocols.live import MAX_HELD, Hearing, Piece, Telling, decode_piece
+from callboard.protocols.redaction import REDACTED
 
 KEY = "sk-proj-abcdefghijklmnop1234"
 

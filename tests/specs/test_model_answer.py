@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from actors.models.answer import Answer, Joined, text_of
+from callboard.actors.models.answer import Answer, Joined, text_of
 
 
 def delta(**fields: Any) -> Any:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import fields
 
-from actors.models.call import Rates
-from actors.models.deadlines import Deadlines
-from actors.models.failures import POLICIES, Policy
-from actors.models.prices import ASSUMED_MAX_OUTPUT, Override
-from actors.models.tiers import TIERS
+from callboard.actors.models.call import Rates
+from callboard.actors.models.deadlines import Deadlines
+from callboard.actors.models.failures import POLICIES, Policy
+from callboard.actors.models.prices import ASSUMED_MAX_OUTPUT, Override
+from callboard.actors.models.tiers import TIERS
 from callboard.config import Config
-from protocols.ports import Breaker
+from callboard.protocols.ports import Breaker
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/models.md").read_text()
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.models.failures import KINDS, LONGEST_PAUSE_S, POLICIES, Next, plan
+from callboard.actors.models.failures import KINDS, LONGEST_PAUSE_S, POLICIES, Next, plan
 
 CHAIN = ("a", "b", "c")
 

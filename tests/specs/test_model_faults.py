@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from actors.models.faults import LONGEST_RETRY_AFTER_S, retry_after_s
+from callboard.actors.models.faults import LONGEST_RETRY_AFTER_S, retry_after_s
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from actors.models import library
-from actors.models.gateway import Gateway
+from callboard.actors.models import library
+from callboard.actors.models.gateway import Gateway
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY")
 

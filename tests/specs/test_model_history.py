@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.models.history import GOES_ON, UNANSWERED, about_tokens, newest, render, shorten
+from callboard.actors.models.history import GOES_ON, UNANSWERED, about_tokens, newest, render, shorten
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "What time is it in Oslo?"}

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.models.call import Call
-from actors.models.prices import ATTACHMENT_TOKENS, Override, PriceTable, Terms, cost_map, prompt_bound
-from protocols.events import Usage
+from callboard.actors.models.call import Call
+from callboard.actors.models.prices import ATTACHMENT_TOKENS, Override, PriceTable, Terms, cost_map, prompt_bound
+from callboard.protocols.events import Usage
 
 SONNET = "anthropic/claude-sonnet-4-5"
 TIERED = "openai/gpt-5.6"  # dearer above 272,000 tokens, and has service tiers
@@ -211,7 +211,8 @@ def test_every_row_of_the_map_can_be_read() -> None:
 
 def test_prices_are_read_without_litellm_itself() -> None:
     code = (
-        "import sys; from actors.models.gateway import Gateway; from actors.models.call import Call;"
+        "import sys; from callboard.actors.models.gateway import Gateway;"
+        "from callboard.actors.models.call import Call;"
         f"call = Call(model={SONNET!r}, messages=({{'role': 'user', 'content': 'x'}},));"
         f"assert Gateway().worst_case([{SONNET!r}], call); assert 'litellm' not in sys.modules"
     )

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.models.call import Call
-from actors.models.request import OURS, arguments, response_format
-from actors.models.structured import AnswerType
+from callboard.actors.models.call import Call
+from callboard.actors.models.request import OURS, arguments, response_format
+from callboard.actors.models.structured import AnswerType
 
 HELLO = ({"role": "user", "content": "Hello."},)
 

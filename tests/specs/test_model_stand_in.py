@@ -5,9 +5,9 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from actors.models.call import Call
-from actors.models.stand_in import STAND_IN, StandIn
-from actors.models.structured import AnswerType
+from callboard.actors.models.call import Call
+from callboard.actors.models.stand_in import STAND_IN, StandIn
+from callboard.actors.models.structured import AnswerType
 
 
 class Part(msgspec.Struct):

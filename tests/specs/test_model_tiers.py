@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from actors.models.prices import PriceTable
-from actors.models.stand_in import STAND_IN
-from actors.models.tiers import KEYS, TIERS, Tiers
-from protocols.errors import MissingKey, UnknownModel
+from callboard.actors.models.prices import PriceTable
+from callboard.actors.models.stand_in import STAND_IN
+from callboard.actors.models.tiers import KEYS, TIERS, Tiers
+from callboard.protocols.errors import MissingKey, UnknownModel
 
 ALL_KEYS = {names[0]: "a key" for names in KEYS.values()}
 

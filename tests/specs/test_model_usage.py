@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.models.call import Call, ToolCall
-from actors.models.prices import Terms
-from actors.models.usage import BYTES_A_TOKEN, COUNTED_CHARACTERS, estimate, terms_of, usage_of
-from protocols.events import Usage
+from callboard.actors.models.call import Call, ToolCall
+from callboard.actors.models.prices import Terms
+from callboard.actors.models.usage import BYTES_A_TOKEN, COUNTED_CHARACTERS, estimate, terms_of, usage_of
+from callboard.protocols.events import Usage
 
 # As litellm 1.106 makes it of Anthropic's {"input_tokens": 3, "cache_read_input_tokens": 12304, "output_tokens": 550}.
 ANTHROPIC = {

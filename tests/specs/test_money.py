@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.errors import BadAmount, BadOption, CurrencyMismatch
-from protocols.money import EXACT, Money, ValueRule, decimals, percent_of, places_of, plain, round_to, shares
+from callboard.protocols.errors import BadAmount, BadOption, CurrencyMismatch
+from callboard.protocols.money import EXACT, Money, ValueRule, decimals, percent_of, places_of, plain, round_to, shares
 
 amounts = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=8)
 cents = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**9), max_value=10**9, places=2)

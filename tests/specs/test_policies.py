@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.definition import Actor, Definition
 from callboard import Context, Retry, TimeLimits
-from protocols.errors import BadDefinition, BadOption, ModelFailed, StepFailed, TaskFailed
+from callboard.actors.definition import Actor, Definition
+from callboard.protocols.errors import BadDefinition, BadOption, ModelFailed, StepFailed, TaskFailed
 
 
 @given(

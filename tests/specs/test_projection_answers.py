@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from projections import answers
-from projections.answers import MAX_AGE
-from protocols import events as e
-from protocols.messages import ErrorInfo
+from callboard.projections import answers
+from callboard.projections.answers import MAX_AGE
+from callboard.protocols import events as e
+from callboard.protocols.messages import ErrorInfo
 from tests.projection_kit import Log, model_completed
 
 

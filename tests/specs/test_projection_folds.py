@@ -5,15 +5,15 @@ from decimal import Decimal, Inexact
 
 import pytest
 
-from projections import agents, audit, dead_letters, mailbox, runs, tasks, timers
-from projections.base import MAX_TEXT, clean, fact_of
-from protocols import events as e
-from protocols.codec import sent_messages
-from protocols.errors import UnknownEventType
-from protocols.events import Event, Meta
-from protocols.messages import ErrorInfo, Message
-from protocols.money import add_amount
-from protocols.names import key_hash
+from callboard.projections import agents, audit, dead_letters, mailbox, runs, tasks, timers
+from callboard.projections.base import MAX_TEXT, clean, fact_of
+from callboard.protocols import events as e
+from callboard.protocols.codec import sent_messages
+from callboard.protocols.errors import UnknownEventType
+from callboard.protocols.events import Event, Meta
+from callboard.protocols.messages import ErrorInfo, Message
+from callboard.protocols.money import add_amount
+from callboard.protocols.names import key_hash
 from tests.projection_kit import BEGINNING, VALUE, Log, model_completed, model_failed, opening
 
 DUE = BEGINNING + timedelta(hours=1)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.codec import digest
-from protocols.prompts import FAN, fold, unfold
+from callboard.protocols.codec import digest
+from callboard.protocols.prompts import FAN, fold, unfold
 
 
 def digests(count: int, of: str = "message") -> list[str]:

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventstore.recent import MAX_EVENTS, Recent, WrittenBatch
-from eventstore.rules import Append
-from protocols.events import Meta, NewEvent
-from protocols.ports import ANY
+from callboard.eventstore.recent import MAX_EVENTS, Recent, WrittenBatch
+from callboard.eventstore.rules import Append
+from callboard.protocols.events import Meta, NewEvent
+from callboard.protocols.ports import ANY
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

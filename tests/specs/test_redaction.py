@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from callboard.cli.output import Redacting
-from protocols.messages import error_info
-from protocols.redaction import REDACTED, Redactor, redact, redactor
+from callboard.protocols.messages import error_info
+from callboard.protocols.redaction import REDACTED, Redactor, redact, redactor
 
 CANARY = "c4nary-7f3a9b2e51"
 FORMS = {

@@ -18,8 +18,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from bus.probe import commands, probe
-from protocols.errors import RedisUnavailable, RedisUnfit
+from callboard.bus.probe import commands, probe
+from callboard.protocols.errors import RedisUnavailable, RedisUnfit
 
 URL = "redis://dave:hunter2@cache:6379/0"
 NAMES = list(commands("test", "cb:"))

@@ -5,9 +5,9 @@ from decimal import Decimal
 import pytest
 from msgspec import Raw
 
-from actors.models.prices import Override, PriceTable, Terms
+from callboard.actors.models.prices import Override, PriceTable, Terms
 from callboard.cli.reprice import Repriced, Repricing, _change, _total
-from protocols import events as e
+from callboard.protocols import events as e
 from tests.projection_kit import Log, model_completed, model_failed
 
 MODEL = "test/model"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callboard.protocols.errors import BadSetting
 from callboard.settings import Settings, describe
-from protocols.errors import BadSetting
 
 URLS = {
     "CALLBOARD_DATABASE_URL": "postgresql://dave:hunter2@db:5432/board",

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from actors.ownership import Ownership
 from callboard import Context
+from callboard.actors.ownership import Ownership
+from callboard.protocols.ports import Delivery, Gap, Lease, Tenure
 from callboard.testing import spec
-from protocols.ports import Delivery, Gap, Lease, Tenure
 from tests.actor_kit import actor
 from tests.tenure_kit import ACTIONS, Process, Script, Simulation, script_of
 

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.definition import define
-from actors.tools.declaration import Traits
-from actors.tools.loop import LoopLimits
-from actors.tools.mcp_server import PRESETS, McpServer
-from actors.tools.policy import ToolPolicies
+from callboard.actors.definition import define
+from callboard.actors.tools.declaration import Traits
+from callboard.actors.tools.loop import LoopLimits
+from callboard.actors.tools.mcp_server import PRESETS, McpServer
+from callboard.actors.tools.policy import ToolPolicies
 from callboard.app import load_app
+from callboard.protocols import events as e
 from callboard.testing import spec
-from protocols import events as e
 from tests.actor_kit import bodies
 
 ROOT = Path(__file__).parents[2]

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from langchain_core.tools import ToolException
 
-from actors.definition import Definition
-from actors.tools.export import to_crewai, to_langchain
-from actors.tools.registry import RegisteredTool, actor_as_tool
 from callboard import Actor, Context, Struct, actor_tool, tool
-from protocols import events as e
-from protocols.errors import BadTool, ExtraMissing
+from callboard.actors.definition import Definition
+from callboard.actors.tools.export import to_crewai, to_langchain
+from callboard.actors.tools.registry import RegisteredTool, actor_as_tool
+from callboard.protocols import events as e
+from callboard.protocols.errors import BadTool, ExtraMissing
 from tests.actor_kit import bodies, log_of
 
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.models.call import Call, ChatMessage, ModelReply, ToolCall
-from actors.tools.loop import LoopLimits, ToolAnswer, result_text, run_tools
-from actors.tools.policy import Action, ToolPolicy, Verdict
-from actors.tools.registry import RegisteredTool, Tools
 from callboard import tool
+from callboard.actors.models.call import Call, ChatMessage, ModelReply, ToolCall
+from callboard.actors.tools.loop import LoopLimits, ToolAnswer, result_text, run_tools
+from callboard.actors.tools.policy import Action, ToolPolicy, Verdict
+from callboard.actors.tools.registry import RegisteredTool, Tools
+from callboard.protocols.errors import BadOption, ToolLoopFailed
+from callboard.protocols.messages import encode_json
 from callboard.testing import ScriptedModels
-from protocols.errors import BadOption, ToolLoopFailed
-from protocols.messages import encode_json
 
 
 class Fake:

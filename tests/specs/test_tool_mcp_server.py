@@ -8,9 +8,9 @@ import msgspec
 import pytest
 import rich.pretty
 
-from actors.tools.mcp import McpSessions, tool_name
-from actors.tools.mcp_server import PRESETS, McpServer, filled, preset
-from protocols.errors import ExtraMissing, McpFailed
+from callboard.actors.tools.mcp import McpSessions, tool_name
+from callboard.actors.tools.mcp_server import PRESETS, McpServer, filled, preset
+from callboard.protocols.errors import ExtraMissing, McpFailed
 
 CONFIG = """
 [mcp.git]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.tools.policy import ToolPolicies, ToolPolicy, Verdict, call_digest, decide
-from actors.tools.registry import RegisteredTool, function_tool
 from callboard import Struct, tool
+from callboard.actors.tools.policy import ToolPolicies, ToolPolicy, Verdict, call_digest, decide
+from callboard.actors.tools.registry import RegisteredTool, function_tool
 
 
 class Target(Struct):

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.definition import Definition
-from actors.tools.declaration import Traits, declared
-from actors.tools.mcp import McpSessions
-from actors.tools.registry import ToolInfo, Tools, actor_as_tool, function_tool, tool_id, tool_info
 from callboard import Actor, Context, Struct, actor_tool, tool
-from protocols.errors import BadTool, DuplicateTool, InvalidArguments, UnknownTool
+from callboard.actors.definition import Definition
+from callboard.actors.tools.declaration import Traits, declared
+from callboard.actors.tools.mcp import McpSessions
+from callboard.actors.tools.registry import ToolInfo, Tools, actor_as_tool, function_tool, tool_id, tool_info
+from callboard.protocols.errors import BadTool, DuplicateTool, InvalidArguments, UnknownTool
 
 
 @tool(idempotent=True, untrusted=True)
@@ -117,7 +117,10 @@ def test_a_role_has_the_tools_that_are_everybody_s_and_its_own() -> None:
 
 
 def test_a_number_depends_on_source_and_name_alone() -> None:
-    code = "from actors.tools.registry import tool_id; print(tool_id('function', 'fetch'), tool_id('mcp', 'git__log'))"
+    code = (
+        "from callboard.actors.tools.registry import tool_id;"
+        "print(tool_id('function', 'fetch'), tool_id('mcp', 'git__log'))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2127379574", "122840069"]
     assert Tools([fetch]).get("fetch").id == Tools([note, fetch]).get("fetch").id == tool_id("function", "fetch")
@@ -137,7 +140,7 @@ def test_a_second_tool_of_the_same_name_is_an_error_that_names_both() -> None:
 
 
 def test_a_second_tool_of_the_same_number_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.tools.registry.tool_id", lambda source, name: 7)
+    monkeypatch.setattr("callboard.actors.tools.registry.tool_id", lambda source, name: 7)
     with pytest.raises(DuplicateTool, match="number 7"):
         Tools([fetch, note])
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.tools.registry import function_tool
-from actors.tools.schema import FunctionParameters, SchemaParameters, documentation
 from callboard import Context, Struct
-from protocols.errors import BadTool, InvalidArguments
+from callboard.actors.tools.registry import function_tool
+from callboard.actors.tools.schema import FunctionParameters, SchemaParameters, documentation
+from callboard.protocols.errors import BadTool, InvalidArguments
 
 
 class Color(enum.Enum):

@@ -9,10 +9,10 @@ import msgspec
 import pydantic
 import pytest
 
-from actors.models.structured import AnswerType
-from actors.tools.registry import function_tool
-from protocols.errors import BadTool, InvalidArguments, NotStorable
-from protocols.types import check_class, check_type, decode_as, fields_in_words, json_schema
+from callboard.actors.models.structured import AnswerType
+from callboard.actors.tools.registry import function_tool
+from callboard.protocols.errors import BadTool, InvalidArguments, NotStorable
+from callboard.protocols.types import check_class, check_type, decode_as, fields_in_words, json_schema
 
 
 class Item(pydantic.BaseModel):

@@ -14,10 +14,10 @@ import msgspec
 import pydantic
 import pytest
 
-from actors.steps import counted_as, fingerprint, same_input
-from protocols.errors import NotStorable
-from protocols.messages import part_of
-from protocols.values import MAX_DEPTH, canonical, encode_value
+from callboard.actors.steps import counted_as, fingerprint, same_input
+from callboard.protocols.errors import NotStorable
+from callboard.protocols.messages import part_of
+from callboard.protocols.values import MAX_DEPTH, canonical, encode_value
 
 
 class Brief(msgspec.Struct, frozen=True):
@@ -144,7 +144,7 @@ import enum, sys
 from dataclasses import dataclass
 from typing import Any
 import msgspec, pydantic
-from actors.steps import fingerprint
+from callboard.actors.steps import fingerprint
 
 class Tagged(msgspec.Struct, frozen=True):
     tags: frozenset[Any]
