@@ -18,8 +18,9 @@ FILE_MODULE: Final = "callboard_app_"  # and the file's name: the same module na
 def load_app(app: str) -> dict[str, Definition]:
     """The app's roles. `app` is the path of a Python file, or a module's dotted name. Raises BadApp.
 
-    The roles are the module's list `ROLES`, or else its Actor classes. The file's folder (for a module, the present
-    one) goes on sys.path, as it does when Python runs a file.
+    The roles are the module's list `ROLES`, or else the Actor classes that it defines, or, where it defines none, those
+    that it imports. The file's folder (for a module, the present one) goes on sys.path, as it does when Python runs a
+    file.
     """
     path = Path(app)
     module = _load_file(app, path) if path.suffix == ".py" or "/" in app else _load_module(app)
@@ -85,10 +86,11 @@ def _actors(app: str, module: ModuleType) -> list[type[Actor]]:
             raise BadApp(app, "its ROLES is not a list of Actor classes")
         found = list(roles)
     else:
-        own = [each for each in vars(module).values() if _is_actor(each) and _belongs(each, module)]
-        found = [each for each in dict.fromkeys(own) if not _is_base(each, own)]
+        there = list(dict.fromkeys(each for each in vars(module).values() if _is_actor(each)))
+        own = [each for each in there if _belongs(each, module)] or there
+        found = [each for each in own if not _is_base(each, own)]
     if not found:
-        raise BadApp(app, "it defines no Actor class")
+        raise BadApp(app, "it defines no Actor class, and imports none")
     return found
 
 

@@ -58,12 +58,14 @@ def test_a_module_and_a_package_are_apps(folder: Path) -> None:
     assert list(load_app("pressroom")) == list(load_app("pressroom.roles")) == ["writer"]
 
 
-def test_imported_classes_are_no_roles_of_the_app_unless_it_lists_them(folder: Path) -> None:
+def test_imported_classes_are_roles_of_an_app_that_defines_none_or_lists_them(folder: Path) -> None:
     (folder / "common_roles.py").write_text(WRITER)
     (folder / "app1.py").write_text("from common_roles import Writer\n")
     (folder / "app2.py").write_text("from common_roles import Writer\nROLES = [Writer]\n")
-    assert reason("app1.py") == "it defines no Actor class"
+    (folder / "app3.py").write_text("from common_roles import Writer\n" + WRITER.replace("Writer", "Editor"))
+    assert list(load_app("app1.py")) == ["writer"]
     assert list(load_app("app2.py")) == ["writer"]
+    assert list(load_app("app3.py")) == ["editor"]
 
 
 def test_a_base_class_without_a_handler_is_no_role(folder: Path) -> None:
