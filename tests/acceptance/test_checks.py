@@ -9,16 +9,17 @@ from collections.abc import Iterator
 import asyncpg
 import pytest
 
-from tests.cli_kit import Callboard, command_in, environment, read
+from tests.cli_kit import CALLBOARD, Callboard, command_in, environment, read
+from tests.forking import Forks
 from tests.servers import Servers
 
 
 @pytest.fixture
-def environ(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def environ(servers: Servers, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """An environment with a database of its own, in which a role is known and some messages wait for it."""
     folder = tmp_path_factory.mktemp("app")
     with environment(servers, folder) as made:
-        run = command_in(made)
+        run = command_in(made, forks)
         assert run("runs").returncode == 0
         sql(made, "insert into roles (role, partitions, generation, topics) values ('clerk', 8, 1, '{}')")
         for number in range(3):
@@ -28,8 +29,8 @@ def environ(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
-def callboard(environ: dict[str, str]) -> Callboard:
-    return command_in(environ)
+def callboard(environ: dict[str, str], forks: Forks) -> Callboard:
+    return command_in(environ, forks)
 
 
 def sql(environ: dict[str, str], statement: str) -> object:
@@ -105,14 +106,19 @@ def test_a_projection_that_there_is_not_is_told_with_those_that_there_are(callbo
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_every_listing_goes_into_any_encoding(callboard: Callboard, encoding: str) -> None:
+def test_every_listing_goes_into_any_encoding(environ: dict[str, str], encoding: str) -> None:
+    def callboard(*words: str) -> subprocess.CompletedProcess[str]:
+        """A process of its own: an interpreter chooses its encoding when it starts."""
+        changed = environ | {"PYTHONIOENCODING": encoding}
+        return subprocess.run([CALLBOARD, *words], env=changed, capture_output=True, encoding=encoding, check=False)
+
     text = "\N{CYRILLIC SMALL LETTER O} \N{SLIGHTLY SMILING FACE} \N{BOX DRAWINGS LIGHT HORIZONTAL}"
     callboard("send", "clerk", text)
     for words in ("runs", "run last", "messages", "events run/last --bodies", "replay last", "doctor", "cancel --help"):
-        done = callboard(*words.split(), PYTHONIOENCODING=encoding)
+        done = callboard(*words.split())
         assert "Traceback" not in done.stderr
         assert done.returncode == int(words == "doctor"), done.stderr
-    shown = callboard("events", "run/last", "--bodies", "--json", PYTHONIOENCODING=encoding).stdout
+    shown = callboard("events", "run/last", "--bodies", "--json").stdout
     assert text in json.dumps(json.loads(shown), ensure_ascii=False)
 
 
