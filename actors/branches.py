@@ -74,8 +74,13 @@ class Branches:
             self._going[task] = None
 
     def cancel(self) -> None:
-        """Cancel all branches but the current one."""
-        for task in list(self._all):
+        """Cancel all branches but the current one, and follow none any more."""
+        branches = list(self._all)
+        # No circle through the task at work or its asyncio tasks' contexts: nothing is left for the collector.
+        self._changed = _nobody
+        self._all.clear()
+        self._going.clear()
+        for task in branches:
             if task is not asyncio.current_task():
                 task.cancel()
 
@@ -100,6 +105,10 @@ class Branches:
             inner = deeper
         frame = getattr(inner, "cr_frame", None)
         return frame is not None and (frame.f_globals.get("__name__"), frame.f_code.co_qualname) in _JOINS
+
+
+def _nobody() -> None:
+    """Nobody is told."""
 
 
 def current() -> "Branches | None":

@@ -164,8 +164,11 @@ class Context(Asking):
         """
         check_type(Any if returns is None else returns, f"the answer of {to}")
         check_kind(kind, None, ASKED)
-        step, _ = await self._step(name or f"ask:{to}", fingerprint((to, key, kind, payload)))
-        return await self._ask_actor(step, to, payload, key=key, kind=kind, returns=returns, timeout_s=timeout_s)
+        mark = fingerprint((to, key, kind, payload))
+        step, _ = await self._step(name or f"ask:{to}", mark)
+        return await self._ask_actor(
+            step, to, payload, key=key, kind=kind, returns=returns, timeout_s=timeout_s, mark=mark
+        )
 
     async def _ask_actor(
         self,
@@ -177,6 +180,7 @@ class Context(Asking):
         kind: Kind,
         returns: Any = None,
         timeout_s: float | None,
+        mark: str = "",
     ) -> Any:
         work = self._work
         with work.step(step):
@@ -197,7 +201,7 @@ class Context(Asking):
                 sends = [message]
                 if timeout_s is not None and message.deadline is not None:
                     sends.append(work.timer(step, message.deadline))
-                mark = fingerprint((to, key, kind, payload))
+                mark = mark or fingerprint((to, key, kind, payload))
                 asked = e.QuestionAsked(step=step, fingerprint=mark, to=there.stream, task=there.task)
                 work.write(asked, sends=tuple(sends))
             return await self._outcome(step, await self._answered(step), returns)

@@ -11,13 +11,15 @@ import hashlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
+from weakref import ref
 
 from callboard.protocols.errors import NotStorable
 from callboard.protocols.messages import encode_json
-from callboard.protocols.values import canonical, encode_value
+from callboard.protocols.values import canonical, encode_value, in_order
 
 _scope: ContextVar[str] = ContextVar("callboard_scope", default="")
-_owner: ContextVar["asyncio.Task[Any] | None"] = ContextVar("callboard_scope_owner", default=None)
+# The asyncio task that counts here. Held weakly: a task holds its context, and would be left to the collector.
+_owner: ContextVar["ref[asyncio.Task[Any]] | None"] = ContextVar("callboard_scope_owner", default=None)
 _apart: ContextVar[bool] = ContextVar("callboard_scope_apart", default=False)
 _OTHER_ORDER: Final = "."  # between the two digests of an input whose order is not fixed
 
@@ -58,11 +60,12 @@ def counted_as(mark: str) -> str:
     return mark.rpartition(_OTHER_ORDER)[2]
 
 
-def _current() -> "asyncio.Task[Any] | None":
+def _current() -> "ref[asyncio.Task[Any]] | None":
     try:
-        return asyncio.current_task()
+        task = asyncio.current_task()
     except RuntimeError:  # no event loop runs
         return None
+    return None if task is None else ref(task)
 
 
 def _digests(value: object, encode: Callable[[object], bytes], digest: Callable[[bytes], str]) -> str:
@@ -74,7 +77,7 @@ def _digests(value: object, encode: Callable[[object], bytes], digest: Callable[
         encode_value(value, "the input")  # raises, with the place
         raise
     try:
-        ordered = encode(canonical(value))
+        ordered = encoded if in_order(value) else encode(canonical(value))
     except (TypeError, RecursionError):  # it has no other order that could be told
         return digest(encoded)
     return digest(encoded) if ordered == encoded else f"{digest(encoded)}{_OTHER_ORDER}{digest(ordered)}"
@@ -91,7 +94,7 @@ def enter_branch(gather: str, branch: int, *, apart: bool = False) -> None:
 
 def in_own_task() -> bool:
     """Whether what runs is in an asyncio task that the handler made itself, beside `ctx.gather`."""
-    return _apart.get() or _owner.get() is not _current()
+    return _apart.get() or _owner.get() != _current()
 
 
 class StepCounter:

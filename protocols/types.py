@@ -85,6 +85,25 @@ def json_schema(wanted: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, 
 def check_type(wanted: Any, place: str) -> None:
     """Raise NotStorable for a type that no JSON can be decoded to; `place` names what is of that type."""
     try:
+        fits = wanted is Any or _fits(wanted)
+    except TypeError:  # it may be one that can't be hashed
+        fits = False
+    if not fits:
+        _check_type(wanted, place)
+
+
+@functools.lru_cache(maxsize=512, typed=True)
+def _fits(wanted: Any) -> bool:
+    """Whether a type passes: to look takes some tens of microseconds, and each step asks."""
+    try:
+        _check_type(wanted, "")
+    except NotStorable:
+        return False
+    return True
+
+
+def _check_type(wanted: Any, place: str) -> None:
+    try:
         decoder(wanted)
     except TypeError as error:
         raise _no_type(wanted, place, _line(error)) from None
