@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 import pytest
 
-import callboard.actors.guards
-import callboard.actors.host
+import callboard.actors.process.guards
+import callboard.actors.process.host
 from callboard import Context, TimeLimits
-from callboard.actors.bounds import RunTasks
-from callboard.actors.budgets import warn_of_budgets
+from callboard.actors.outside.budgets import warn_of_budgets
+from callboard.actors.task.bounds import RunTasks
 from callboard.eventstore import PostgresLedger
 from callboard.projections import tasks
 from callboard.protocols.errors import TaskFailed, TooManyTasks
@@ -28,9 +28,9 @@ StageOf = Callable[..., AbstractAsyncContextManager[Stage]]
 
 @pytest.fixture
 def stage_of(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> StageOf:
-    monkeypatch.setattr(callboard.actors.guards, "QUIET_S", 0.2)
-    monkeypatch.setattr(callboard.actors.host, "GUARD_EVERY_S", 0.1)
-    monkeypatch.setattr(callboard.actors.host, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(callboard.actors.process.guards, "QUIET_S", 0.2)
+    monkeypatch.setattr(callboard.actors.process.host, "GUARD_EVERY_S", 0.1)
+    monkeypatch.setattr(callboard.actors.process.host, "LOOK_EVERY_S", 0.2)
     return lambda *roles, **options: stage(database_url, redis_url, *roles, **options)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from callboard import Actor, Caps, Context
-from callboard.actors.bounds import RunTasks
+from callboard.actors.task.bounds import RunTasks
 from callboard.protocols import events as e
 from callboard.protocols.errors import BadOption, TaskCanceled, TaskFailed, TooDeep, TooManyHandoffs, TooManyTasks
 from callboard.testing import spec

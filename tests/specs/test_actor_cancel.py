@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from callboard import Context, TimeLimits
-from callboard.actors.guards import Guards
 from callboard.actors.models.call import Call, Rates
+from callboard.actors.process.guards import Guards
 from callboard.protocols import events as e
 from callboard.protocols.errors import TaskCanceled
 from callboard.testing import event, spec

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from callboard import Actor, Cache, Caps, Context, Memory, Struct
-from callboard.actors.conversation import SUMMARY
 from callboard.actors.models.call import Call, ModelReply, Rates
 from callboard.actors.models.failures import AttemptFailed, Kind
+from callboard.actors.task.conversation import SUMMARY
 from callboard.protocols import events as e
 from callboard.protocols.errors import BadAnswer, BadOption, ModelFailed, TaskFailed
 from callboard.protocols.money import Money

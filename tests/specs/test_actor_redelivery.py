@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from callboard import Context, tool
-from callboard.actors.runtime import Runtime
+from callboard.actors.process.runtime import Runtime
 from callboard.protocols import events as e
 from callboard.protocols.ports import Delivery, Lease
 from callboard.testing import spec

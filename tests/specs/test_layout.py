@@ -43,7 +43,7 @@ def test_importing_callboard_brings_nothing_else_along() -> None:
 
 def test_all_public_names_together_bring_nothing_heavy_along() -> None:
     loaded = loaded_by("from callboard import *")
-    assert "callboard.actors.context" in loaded
+    assert "callboard.actors.task.context" in loaded
     assert loaded.isdisjoint(HEAVY)
 
 
