@@ -14,10 +14,10 @@ from callboard.actors.process.cell import Cell
 from callboard.actors.process.gate import Gate
 from callboard.actors.process.look_again import LookAgain
 from callboard.actors.process.partitions import Partitions
+from callboard.actors.process.sender import Sender
 from callboard.actors.process.timers import Timers
 from callboard.actors.roles.definition import Definition
 from callboard.actors.roles.directory import Directory
-from callboard.actors.roles.outgoing import Sender
 from callboard.actors.state.fold import HANDED_OVER, LOST, RELOADED, TaskFold
 from callboard.actors.task.bounds import RUN_TASKS, RunTasks
 from callboard.actors.task.branches import follow_branches

@@ -1,25 +1,39 @@
 """The tools that a role names, found: functions, actors, and those of MCP servers."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from callboard.actors.roles.directory import Directory
 from callboard.actors.tools.declaration import ActorTool
 from callboard.actors.tools.mcp import McpSessions, choose
 from callboard.actors.tools.policy import ToolPolicy
 from callboard.actors.tools.registry import RegisteredTool, ToolInfo, Tools, actor_info, bind_actor, function_tool
 from callboard.protocols.errors import UnknownMcpServer, UnknownRole, listed
+from callboard.protocols.ports import Route
 
 # A function, `actor_tool(...)`, or the name of an MCP server or of tools of one: "git", "git__git_log", "git__*"
 ToolLike = Callable[..., Any] | ActorTool | str
 Step = Callable[..., Awaitable[Any]]  # `Context.step`
 
 
+class Register(Protocol):
+    """The register of roles, as far as their tools need it."""
+
+    @property
+    def roles(self) -> list[str]:
+        """All known roles."""
+
+    def route(self, role: str) -> Route | None:
+        """How a role's messages are spread, and what it takes; None for a role that is not known here."""
+
+    async def refresh(self) -> None:
+        """Read the register anew."""
+
+
 class Toolbox:
     """What one process knows of tools. `policies` are the operator's, `mcp` the servers in the configuration."""
 
     def __init__(
-        self, directory: Directory, *, policies: Sequence[ToolPolicy] = (), mcp: McpSessions | None = None
+        self, directory: Register, *, policies: Sequence[ToolPolicy] = (), mcp: McpSessions | None = None
     ) -> None:
         self.policies = tuple(policies)
         self._directory = directory
