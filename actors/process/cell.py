@@ -152,7 +152,11 @@ class Cell:
         )
 
     def _resume(self, task: TaskFold, message: Message, reason: str | None, losses: int) -> None:
-        work = self.work = Work(self, self.definition, message, fresh=False, resumed=True)
+        assert self.fold is not None
+        services = self.runtime.services
+        work = self.work = Work(
+            services, self, self.fold, self.journal, self.definition, message, fresh=False, resumed=True
+        )
         if losses >= DEAD_AFTER:
             work.die(f"its process was lost {losses} times in a row while the handler ran")
             return
@@ -250,7 +254,17 @@ class Cell:
 
     def _begin(self, delivery: Delivery) -> None:
         message = delivery.message
-        self.work = Work(self, self.definition, message, fresh=delivery.fresh, settle=lambda: self._settle(message.id))
+        assert self.fold is not None
+        self.work = Work(
+            self.runtime.services,
+            self,
+            self.fold,
+            self.journal,
+            self.definition,
+            message,
+            fresh=delivery.fresh,
+            settle=lambda: self._settle(message.id),
+        )
         self.work.start()
         self.work.changed()
 
@@ -293,7 +307,7 @@ class Cell:
         )
         assert self.fold is not None
         self.fold.take(body, message.task, message.id)
-        self.write(new_event(body, meta), then)
+        self.journal.write(new_event(body, meta), then)
 
     def _forwarded(self, message: Message) -> tuple[Message, ...]:
         """A cancel goes on to the actor that the task was handed to."""
@@ -310,11 +324,16 @@ class Cell:
             if self.work is None and not self._held:
                 self.runtime.rested(self)
 
-    # -- the log -----------------------------------------------------------------------------------------------------
+    def take_refusal(self) -> CallboardError | None:
+        """What the task at work is to fail of as soon as it runs; given once."""
+        refusal, self.refusal = self.refusal, None
+        return refusal
 
-    def write(self, event: "NewEvent", then: Callable[[], None] | None = None) -> None:
-        """Write one event of this actor."""
-        self.journal.write(event, then)
+    def changed(self) -> None:
+        """The task at work may have begun to run, or to wait only: count whether it holds a slot."""
+        self.runtime.busy_changed(self)
+
+    # -- the log -----------------------------------------------------------------------------------------------------
 
     def _committed(self, events: "Sequence[NewEvent]", appended: Appended) -> None:
         assert self.fold is not None
@@ -333,9 +352,10 @@ class Cell:
         self.drop()
         self.runtime.reload(self, held, error)
 
-    def ended(self, work: Work) -> None:
+    def ended(self) -> None:
         """The task's end is durable: go on with the next one."""
-        assert work is self.work
+        assert self.work is not None
+        assert self.work.ended
         self.work = None
         self.runtime.busy_changed(self)
         if self._queue:

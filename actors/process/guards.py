@@ -46,10 +46,10 @@ class Guards:
 
     async def count_tasks(self) -> None:
         """Count the tasks of the runs that have opened some here, all processes together."""
-        runs = self._runtime.run_tasks.to_count()
+        runs = self._runtime.services.run_tasks.to_count()
         if runs:
             for run, number in (await tasks.count_by_run(self._pool, runs)).items():
-                self._runtime.run_tasks.counted(run, number)
+                self._runtime.services.run_tasks.counted(run, number)
 
     def end_overdue(self) -> None:
         """End the tasks at work here that have done nothing for longer than their role allows."""

@@ -120,7 +120,7 @@ class Lifeline:
             message, process = work.message, self._runtime.process
             meta = Meta(run=message.run, task=message.task, role=work.definition.role, tenant=message.tenant)
             body = TaskStalled(process=process, seconds=round(block.seconds, 1), place=block.place)
-            await aside.store.append(work.cell.stream, [new_event(body, meta)], ANY)
+            await aside.store.append(work.message.to, [new_event(body, meta)], ANY)
         await aside.leases.leave(self._runtime.process)
 
     def _leave(self) -> None:

@@ -21,6 +21,7 @@ from callboard.actors.roles.directory import Directory
 from callboard.actors.state.fold import HANDED_OVER, LOST, RELOADED, TaskFold
 from callboard.actors.task.bounds import RUN_TASKS, RunTasks
 from callboard.actors.task.branches import follow_branches
+from callboard.actors.task.services import Services
 from callboard.actors.tools.toolbox import Toolbox
 from callboard.protocols.errors import BadEvent, CallboardError, StoreUnavailable
 from callboard.protocols.events import NewEvent
@@ -66,18 +67,26 @@ class Runtime:
         self.bus = bus
         self.directory = directory
         self.definitions = definitions
-        self.gateway = gateway
-        self.throttle = throttle
-        self.answers = answers
-        self.toolbox = toolbox or Toolbox(directory)
-        self.prompts = Prompts(store)
         self.process = process
         self.slots = slots
         self.run_slots = min(run_slots or slots, slots)
-        self.run_tasks = RunTasks(run_tasks)
         self.ahead = ahead
         self.passivate_after_s = passivate_after_s
         self.clock = clock or SystemClock()
+        self.services = Services(
+            process=process,
+            store=store,
+            clock=self.clock,
+            directory=directory,
+            gateway=gateway,
+            throttle=throttle,
+            answers=answers,
+            toolbox=toolbox or Toolbox(directory),
+            prompts=Prompts(store),
+            run_tasks=RunTasks(run_tasks),
+            show=bus.show,
+            spawn=self.spawn,
+        )
         self.idle = Idle()
         self.timers = Timers(self.clock, self._deliver_due)
         self.partitions = Partitions()

@@ -70,13 +70,13 @@ def receive(work: "Work", message: Message, settle: Settle) -> None:
 def _receive_answer(work: "Work", message: Message, key: str, settle: Settle) -> None:
     step = work.fold.steps.get(key)
     if step is None or step.form not in WAITS or not step.open:
-        work.cell.discard(message, settle, NOBODY_WAITS)
+        work.actor.discard(message, settle, NOBODY_WAITS)
     elif isinstance(step.request, e.WaitStarted):
         _receive_other(work, message, settle)
     elif isinstance(step.request, e.ApprovalRequested):
         _decide(work, message, step.request, settle)
     elif isinstance(step.request, e.ToolRequested):
-        work.cell.runtime.spawn(_resolve(work, message, step.request, settle))
+        work.services.spawn(_resolve(work, message, step.request, settle))
     else:
         work.write(_answer(message, key, step), handles=message.id, then=settle)
         work.wake(key)
@@ -108,10 +108,10 @@ def _decide(work: "Work", message: Message, request: e.ApprovalRequested, settle
     try:
         decision = _approvals.decode(part_json(message.parts[0]) if message.parts else b"null")
     except (msgspec.DecodeError, RecursionError) as error:
-        work.cell.discard(message, settle, f"it neither approves nor denies: {error}")
+        work.actor.discard(message, settle, f"it neither approves nor denies: {error}")
         return
     if isinstance(decision, Approve) and decision.digest != request.digest:
-        work.cell.discard(message, settle, f"it approves {decision.digest}, and what is asked for is {request.digest}")
+        work.actor.discard(message, settle, f"it approves {decision.digest}, and what is asked for is {request.digest}")
         return
     body = e.ApprovalDecided(
         step=request.step,
@@ -130,16 +130,16 @@ async def _resolve(work: "Work", message: Message, request: e.ToolRequested, set
         whole = message if message.parts is not None else await work.store.message(message.id)
         decision = _decisions.decode(part_json(whole.parts[0]) if whole.parts else b"null")
     except StoreUnavailable as error:
-        work.cell.reload(error)
+        work.actor.reload(error)
         return
     except (msgspec.DecodeError, RecursionError, MessageNotInLog, BadName) as error:
-        work.cell.discard(message, settle, f"it is no decision about a tool call: {error}")
+        work.actor.discard(message, settle, f"it is no decision about a tool call: {error}")
         return
     result = await store_value(work.store, encode_json(decision.result)) if isinstance(decision, Happened) else None
     step = work.fold.steps.get(request.step) if not work.ended else None
     if step is None or not step.open or step.form != "review":  # meanwhile somebody else has decided
-        if not work.cell.dropped:
-            work.cell.discard(message, settle, NOBODY_WAITS)
+        if not work.actor.dropped:
+            work.actor.discard(message, settle, NOBODY_WAITS)
         return
     body: e.Body = request
     if result is not None:

@@ -135,7 +135,7 @@ class Asking(Recorded):
         """
         work = self._work
         declared, role = work.definition.actor, work.definition.role
-        toolbox, ctx = work.cell.runtime.toolbox, cast("Context", self)
+        toolbox, ctx = work.services.toolbox, cast("Context", self)
         offered = await toolbox.resolve(declared.tools if tools is None else tools, role, ctx.step)
         ask = Ask(
             prompt=(),

@@ -183,7 +183,7 @@ class Context(Asking):
             record = work.fold.steps.get(step)
             if record is None or record.again:
                 work.check_tasks(1)
-                there = await work.cell.runtime.directory.resolve_one(to, key)
+                there = await work.services.directory.resolve_one(to, key)
                 message = outgoing(
                     work.message,
                     kind,
@@ -208,7 +208,7 @@ class Context(Asking):
         Raises UnknownRole, TooManyHandoffs, TooManyTasks.
         """
         self._work.check_handoffs()
-        there = await self._work.cell.runtime.directory.resolve_one(to, key)
+        there = await self._work.services.directory.resolve_one(to, key)
         return Handoff(there.stream, there.task, payload)
 
     async def tell(
@@ -227,7 +227,7 @@ class Context(Asking):
             return
         work = self._work
         with work.step(step):
-            receivers = await work.cell.runtime.directory.resolve(to, key)
+            receivers = await work.services.directory.resolve(to, key)
             to_task = task is not None
             sends = tuple(
                 outgoing(work.message, kind, there.stream, task or there.task, payload, to_task=to_task)
@@ -271,7 +271,7 @@ class Context(Asking):
         step, record = await self._step("sleep", "")
         if record is None or record.again:
             work = self._work
-            due_at = work.cell.runtime.clock.now() + timedelta(seconds=seconds)
+            due_at = work.services.clock.now() + timedelta(seconds=seconds)
             work.write(e.TimerSet(step=step, due_at=due_at), sends=(work.timer(step, due_at),))
         await self._answered(step)
 

@@ -22,7 +22,7 @@ Summarise = Callable[[Sequence[ChatMessage]], Awaitable[str]]  # asks a model wi
 async def conversation(work: "Work", prompt: Prompt, summarise: Summarise) -> list[ChatMessage]:
     """The messages of a prompt, behind what the actor remembers of those before."""
     system, new = split_system(chat(prompt))
-    first, earlier = split_system(await work.cell.runtime.prompts.load(work.fold.memory))
+    first, earlier = split_system(await work.services.prompts.load(work.fold.memory))
     memory = work.definition.actor.memory
     tokens = None if memory.tokens is None else max(memory.tokens - sum(map(about_tokens, new)), 0)
     last = None if memory.last is None else max(memory.last - len(new), 0)

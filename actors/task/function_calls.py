@@ -49,7 +49,7 @@ async def call_step(
 ) -> bytes:
     """Run a handler's own function; gives its result as JSON. Raises StepFailed."""
     work.goes_on()
-    await work.cell.journal.durable()
+    await work.journal.durable()
     with work.effect():
         try:
             encoded = _result(await _call(function, *args, **kwargs))
@@ -145,7 +145,7 @@ def refuse_tool(work: "Work", step: str, tool: str, error: ErrorInfo) -> StepFai
 
 async def _let_in(work: "Work", step: str, use: ToolUse) -> None:
     """Ask the tool's circuit breaker; raises StepFailed."""
-    wait_s = await work.cell.runtime.throttle.enter(use.target, BREAKER)
+    wait_s = await work.services.throttle.enter(use.target, BREAKER)
     if wait_s:
         what = f"MCP server {use.server!r}" if use.server else f"Tool {use.tool!r}"
         raise refuse_tool(work, step, use.tool, error_info(CircuitOpen(what, wait_s)))
@@ -160,7 +160,7 @@ async def _reviewed(work: "Work", step: str, tool: str) -> None:
 
 async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
     """Call the tool, and record what becomes of it. Raises StepFailed, OutcomeUnknown."""
-    await work.cell.journal.durable()
+    await work.journal.durable()
     given = {"idempotency_key": f"{work.message.task}:{step}", "ctx": ctx}
     arguments = {**use.arguments, **{name: given[name] for name in given if takes(use.function, name)}}
     begun = time.monotonic()
@@ -169,14 +169,14 @@ async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
             encoded = _result(await _call(use.function, **arguments))
         except asyncio.CancelledError:  # it is given up: if it was the probe of a breaker, another call may be
             if not work.ended:
-                work.cell.runtime.spawn(work.cell.runtime.throttle.leave(use.target))
+                work.services.spawn(work.services.throttle.leave(use.target))
             raise
         except BaseException as error:  # as in `call_step`
             unknown = issubclass(type(error), OutcomeUnknown) and not use.repeatable
             info = _info(error)
             if not unknown:  # recorded before anything else is waited for
                 work.write(e.ToolFailed(step=step, tool=use.tool, error=info, duration_ms=ms_since(begun)))
-            await work.cell.runtime.throttle.report(use.target, BREAKER, ok=not issubclass(type(error), SICK))
+            await work.services.throttle.report(use.target, BREAKER, ok=not issubclass(type(error), SICK))
             if unknown:
                 raise
             raise step_failed(step, info) from error
@@ -185,7 +185,7 @@ async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
         work.write(
             e.ToolCompleted(step=step, tool=use.tool, result=result, duration_ms=duration_ms, untrusted=use.untrusted)
         )
-        await work.cell.runtime.throttle.report(use.target, BREAKER, ok=True)
+        await work.services.throttle.report(use.target, BREAKER, ok=True)
     return encoded
 
 

@@ -96,8 +96,8 @@ class _ModelCall:
         self.step = step
         self.ask = ask
         self.mark = ask.fingerprint  # of the whole prompt, so it is made once
-        self.models = work.cell.runtime.gateway
-        self.throttle = work.cell.runtime.throttle
+        self.models = work.services.gateway
+        self.throttle = work.services.throttle
         self.chain: tuple[str, ...] = ()
         self.messages: list[ChatMessage] = []
         self.cache_key = ""
@@ -188,7 +188,7 @@ class _ModelCall:
         return await self.throttle.take(f"tokens:{of}", amount, tokens)
 
     async def _request(self, model: str, skipped: Mapping[str, str], trims: int) -> tuple[e.ModelRequested, Call]:
-        ask, prompts = self.ask, self.work.cell.runtime.prompts
+        ask, prompts = self.ask, self.work.services.prompts
         messages = shorten(self.messages, trims)
         for each in self.failed:
             if each.kind == "bad_answer" and each.answer is not None:
@@ -246,7 +246,7 @@ class _ModelCall:
         """The seconds until a budget is worth another look: more each time, but not beyond the end of its window."""
         first_s, longest_s = BUDGET_PAUSE_S
         seconds = min(first_s * 2.0 ** min(pauses_so_far(self.work, self.step, "budget"), 32), longest_s)
-        now = self.work.cell.runtime.clock.now()
+        now = self.work.services.clock.now()
         ends_at = window_end(cast("Period", error.period), now)
         return seconds if ends_at is None else min(seconds, (ends_at - now).total_seconds())
 
@@ -288,14 +288,14 @@ class _ModelCall:
         except asyncio.CancelledError:
             if not self.work.ended:
                 self.work.lose(self.step)
-                self.work.cell.runtime.spawn(self.throttle.leave(target))
+                self.work.services.spawn(self.throttle.leave(target))
             raise
         await self._record(request, reply, begun)
         await self.throttle.report(target, breaker, ok=True)
         return reply
 
     async def _record(self, request: e.ModelRequested, reply: ModelReply, begun: float) -> None:
-        message = await self.work.cell.runtime.prompts.keep_one(reply.message, inline=not request.memory)
+        message = await self.work.services.prompts.keep_one(reply.message, inline=not request.memory)
         self.work.write(
             e.ModelCompleted(
                 step=self.step,
@@ -316,7 +316,7 @@ class _ModelCall:
 
     async def _record_failure(self, request: e.ModelRequested, error: AttemptFailed, begun: float) -> None:
         duration_ms = ms_since(begun)
-        answer = await self.work.cell.runtime.prompts.keep_one(error.answer) if error.answer is not None else None
+        answer = await self.work.services.prompts.keep_one(error.answer) if error.answer is not None else None
         self.work.write(
             e.ModelFailed(
                 step=self.step,
@@ -337,7 +337,7 @@ class _ModelCall:
         """Shows the answer's pieces to whoever watches the run. They are provisional: an attempt may fail."""
         message = self.work.message
         first = Piece(message.run, message.task, message.to, self.step, request.attempt, "")
-        return Telling(self.work.cell.runtime.bus.show, first)
+        return Telling(self.work.services.show, first)
 
     # -- answers that were given before ----------------------------------------------------------------------------
 
@@ -350,9 +350,9 @@ class _ModelCall:
         returns = ask.answer.schema if ask.answer else None
         content = (ask.cache.scope, scope, self.chain, self.messages, ask.parameters, ask.tools, returns)
         self.cache_key = digest(encode_json(content))
-        since = work.cell.runtime.clock.now() - timedelta(seconds=ask.cache.seconds)
-        await work.cell.journal.durable()  # it may be this task that asked before
-        address = await work.cell.runtime.answers.find(self.cache_key, since)
+        since = work.services.clock.now() - timedelta(seconds=ask.cache.seconds)
+        await work.journal.durable()  # it may be this task that asked before
+        address = await work.services.answers.find(self.cache_key, since)
         given = await completed_at(work.store, address) if address is not None else None
         if given is None or address is None:
             return None

@@ -16,7 +16,7 @@ async def pause(work: "Work", key: str, seconds: float, note: str) -> None:
     """Wait once under this key; returns at once if that was done before."""
     record = work.fold.steps.get(key)
     if record is None or record.again:
-        due_at = work.cell.runtime.clock.now() + timedelta(seconds=seconds)
+        due_at = work.services.clock.now() + timedelta(seconds=seconds)
         work.write(e.TimerSet(step=key, due_at=due_at, note=note), sends=(work.timer(key, due_at),))
     elif not record.open:
         return

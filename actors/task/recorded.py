@@ -101,7 +101,7 @@ class Recorded:
         mine = self._work.deadline
         if timeout_s is None:
             return mine
-        there = self._work.cell.runtime.clock.now() + timedelta(seconds=timeout_s)
+        there = self._work.services.clock.now() + timedelta(seconds=timeout_s)
         return there if mine is None else min(mine, there)
 
 

@@ -6,16 +6,19 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from callboard.actors.log.journal import Journal
 from callboard.actors.roles.definition import Definition, Handler, Handoff
 from callboard.actors.roles.outgoing import error_reply, outgoing, reply
+from callboard.actors.state.fold import ActorFold
 from callboard.actors.state.steps import leave_branches
 from callboard.actors.task.branches import Branches, current, no_branches
 from callboard.actors.task.cancellation import PREFIX, Compensation, compensate
 from callboard.actors.task.context import Context
+from callboard.actors.task.services import OwnActor, Services
 from callboard.actors.task.writing import Waiter, Writing
 from callboard.protocols import events as e
 from callboard.protocols.causes import causes, name_of
@@ -31,9 +34,6 @@ from callboard.protocols.names import RUN, role_of
 from callboard.protocols.ports import EventStore
 from callboard.protocols.redaction import redact
 from callboard.protocols.values import encode_value
-
-if TYPE_CHECKING:
-    from callboard.actors.process.cell import Cell
 
 log = logging.getLogger("callboard.actors")
 
@@ -53,14 +53,16 @@ class Undeliverable(Exception):
 
 
 class Work(Writing):
-    """A task at work in one cell, from its claim to its end.
+    """A task at work in one actor, from its claim to its end. `changed` counts anew whether it holds a slot.
 
     `settle` is called when the message that opened it is claimed for good. A task that is resumed has been claimed.
     """
 
     __slots__ = (
+        "actor",
         "begun",
         "canceled_at",
+        "changed",
         "chosen",
         "claimed",
         "compensations",
@@ -75,7 +77,10 @@ class Work(Writing):
 
     def __init__(
         self,
-        cell: "Cell",
+        services: Services,
+        actor: OwnActor,
+        actor_fold: ActorFold,
+        journal: Journal,
         definition: Definition,
         message: Message,
         *,
@@ -83,7 +88,11 @@ class Work(Writing):
         resumed: bool = False,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
-        self.cell = cell
+        self.services = services
+        self.actor = actor
+        self.changed = actor.changed
+        self.actor_fold = actor_fold
+        self.journal = journal
         self.definition = definition
         self.message = message
         self.fresh = fresh
@@ -92,7 +101,7 @@ class Work(Writing):
         self.begun = False  # the handler's asyncio task has come to run
         self.live = not resumed  # the handler has come to where the record of a former run of it ends
         self.stopped = False  # the handler was cancelled because a cancel message came
-        self.since = cell.runtime.clock.monotonic()  # when something was recorded last
+        self.since = services.clock.monotonic()  # when something was recorded last
         self.canceled_at = self.since if resumed and self.fold.cancel is not None else None
         self.chosen: Handler | None = None
         self.models: tuple[str, ...] = ()  # of the role, for this input
@@ -111,7 +120,7 @@ class Work(Writing):
     @property
     def store(self) -> EventStore:
         """The log."""
-        return self.cell.runtime.store
+        return self.services.store
 
     @property
     def parked(self) -> bool:
@@ -136,8 +145,8 @@ class Work(Writing):
             machine = self.definition.machine
             deadline = self._own_deadline()
             body = e.TaskStarted(
-                process=self.cell.runtime.process,
-                epoch=self.cell.tenure.lease.epoch,
+                process=self.services.process,
+                epoch=self.actor.tenure.lease.epoch,
                 role_state=(self.actor_fold.role_state or machine.initial) if machine else None,
                 deadline=deadline,
                 memory=self.actor_fold.memory,
@@ -145,7 +154,7 @@ class Work(Writing):
             )
             alarm = () if deadline is None else (self.timer(None, deadline),)
             self.write(body, handles=self.message.id, sends=alarm, state=self._fire("start"), then=self._claimed)
-        self.handler = self.cell.runtime.spawn(self._run(), name=f"{self.definition.role}<{self.message.task}>")
+        self.handler = self.services.spawn(self._run(), name=f"{self.definition.role}<{self.message.task}>")
 
     def _own_deadline(self) -> datetime | None:
         """The message's deadline, or an earlier one by the role's limits."""
@@ -153,7 +162,7 @@ class Work(Writing):
         if limits.task_s is None and limits.run_s is None:
             return message.deadline
         allowed_s = [limits.task_s, limits.run_s if role_of(message.sender) == RUN else None]
-        now = self.cell.runtime.clock.now()
+        now = self.services.clock.now()
         ends = [now + timedelta(seconds=seconds) for seconds in allowed_s if seconds is not None]
         return min([*ends, *([message.deadline] if message.deadline is not None else [])], default=None)
 
@@ -169,14 +178,14 @@ class Work(Writing):
         self.begun = True
         try:
             if not self.fresh:
-                await self.cell.journal.durable()
+                await self.journal.durable()
             while not await self._try():
                 self.live = False
             if self.fold.cancel is not None:
                 await compensate(self)
                 self.end_canceled(self.fold.cancel)
         except StoreUnavailable as error:
-            self.cell.reload(error)  # nobody's fault: the task goes on when the store is back
+            self.actor.reload(error)  # nobody's fault: the task goes on when the store is back
         except GeneratorExit as error:  # a future that the handler awaited raised it, which closes every coroutine here
             self.fail(error)
         except Exception as fault:  # noqa: BLE001 - it ends the task, or it would end the process
@@ -239,7 +248,7 @@ class Work(Writing):
             self.die(str(error))
             return True
         policy, tries = self.definition.retry(self.chosen), len(self.fold.retries) + 1
-        due_at = self.cell.runtime.clock.now() + policy.wait(tries)
+        due_at = self.services.clock.now() + policy.wait(tries)
         late = self.deadline is not None and due_at >= self.deadline
         if late or tries >= policy.attempts or not policy.covers(error):
             self.fail(error)
@@ -262,7 +271,7 @@ class Work(Writing):
         return record is not None and record.error is not None
 
     async def _handle(self) -> Any:
-        refusal, self.cell.refusal = self.cell.refusal, None
+        refusal = self.actor.take_refusal()
         if refusal is not None:
             raise refusal
         if self.message.parts is None:
@@ -274,7 +283,7 @@ class Work(Writing):
         actor = self.definition.actor()
         models = actor.choose_model(payload)
         self.models = (models,) if isinstance(models, str) else tuple(models)
-        if self.deadline is not None and self.cell.runtime.clock.now() >= self.deadline:
+        if self.deadline is not None and self.services.clock.now() >= self.deadline:
             raise self._late()
         return await self.chosen.method(actor, payload, self.context)
 
@@ -344,14 +353,14 @@ class Work(Writing):
         def ended() -> None:
             if then is not None:
                 then()
-            self.cell.ended(self)
+            self.actor.ended()
 
         if self.ended:
             return
         self.lose_all()
         sends = (*sends, *self.stop_all("the task that asked has ended"))
         self.write(body, handles=handles, sends=sends, state=self._fire(trigger), then=ended)
-        self.cell.journal.flush()
+        self.journal.flush()
         self.detach()
 
     def detach(self) -> None:
@@ -408,10 +417,6 @@ class Work(Writing):
     def _branch_ended(self) -> None:
         if self.waiters and not self.ended:
             self.changed()
-
-    def changed(self) -> None:
-        """Tell the runtime whether this work holds a slot."""
-        self.cell.runtime.busy_changed(self.cell)
 
     def wake(self, key: str) -> None:
         """What a step waits for is recorded: let it go on."""

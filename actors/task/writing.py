@@ -4,8 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from callboard.actors.log.journal import Journal
 from callboard.actors.roles.definition import Definition
 from callboard.actors.roles.outgoing import outgoing
 from callboard.actors.state.fold import ActorFold, TaskFold
@@ -13,14 +14,12 @@ from callboard.actors.state.machine import LIFECYCLE_MACHINE
 from callboard.actors.state.step_record import StepRecord
 from callboard.actors.state.waits import TRIGGERS, Activity, activity
 from callboard.actors.task.branches import Branches
+from callboard.actors.task.services import Services
 from callboard.protocols import events as e
 from callboard.protocols.codec import entry_of
 from callboard.protocols.errors import Detached, IllegalTrigger, LimitReached, TooDeep, TooManyHandoffs
 from callboard.protocols.messages import ErrorInfo, Message, encode_json
 from callboard.protocols.states import WAITING, StateChange
-
-if TYPE_CHECKING:
-    from callboard.actors.process.cell import Cell
 
 log = logging.getLogger("callboard.actors")
 
@@ -45,13 +44,26 @@ BEGINS_WAIT = (
 class Writing:
     """The part of `Work` that writes."""
 
-    __slots__ = ("branches", "cell", "definition", "effects", "ended", "message", "reserving", "since", "waiters")
+    __slots__ = (
+        "actor_fold",
+        "branches",
+        "definition",
+        "effects",
+        "ended",
+        "journal",
+        "message",
+        "reserving",
+        "services",
+        "since",
+        "waiters",
+    )
 
+    actor_fold: ActorFold  # the actor, as of what was written last
     branches: Branches
-
-    cell: "Cell"
     definition: Definition
+    journal: Journal
     message: Message
+    services: Services
     effects: int
     reserving: dict[str, e.ModelRequested]  # by step: requests that the ledger has not answered
     ended: bool
@@ -59,13 +71,7 @@ class Writing:
     waiters: dict[str, Waiter]  # steps that wait for a message, by key
 
     def __str__(self) -> str:
-        return f"{self.cell.name.role}<{self.message.task}@{self.actor_fold.version}>"
-
-    @property
-    def actor_fold(self) -> ActorFold:
-        """The actor, as of what was written last."""
-        assert self.cell.fold is not None
-        return self.cell.fold
+        return f"{self.definition.role}<{self.message.task}@{self.actor_fold.version}>"
 
     @property
     def fold(self) -> TaskFold:
@@ -90,24 +96,24 @@ class Writing:
         if self.ended:
             raise Detached(message.task)
         data = encode_json(body)  # first: if it can't be JSON, nothing has changed
-        self.cell.runtime.run_tasks.open(message.run, sum(sent.opens_task for sent in sends))
-        self.since = self.cell.runtime.clock.monotonic()
+        self.services.run_tasks.open(message.run, sum(sent.opens_task for sent in sends))
+        self.since = self.services.clock.monotonic()
         self.actor_fold.take(body, message.task, handles)
         if state is None:
             state = self._state_change(body)
         meta = self._meta(handles, sends, state)
-        self.cell.write(self._event(body, data, meta), then)
+        self.journal.write(self._event(body, data, meta), then)
 
     async def reserve(self, body: e.ModelRequested) -> None:
         """Write a request whose hold every budget has to admit. Raises NotAdmitted, and then nothing has happened."""
         self.goes_on()
-        await self.cell.journal.rest()
+        await self.journal.rest()
         if self.ended:
             raise Detached(self.message.task)
-        self.since = self.cell.runtime.clock.monotonic()
+        self.since = self.services.clock.monotonic()
         event = self._event(body, encode_json(body), self._meta())
         self.reserving[body.step] = body
-        admitted = self.cell.journal.alone(event, lambda: self._reserved(body))
+        admitted = self.journal.alone(event, lambda: self._reserved(body))
         try:
             await _outcome(admitted)
         except asyncio.CancelledError:
@@ -185,7 +191,7 @@ class Writing:
     def only_waits(self, then: Callable[[], None] | None = None) -> None:
         """Say that nothing of the task runs any more: the log can't know it where one branch of several has ended."""
         self.write(e.TaskStateChanged(), state=self._fire(TRIGGERS[self.activity]), then=then)
-        self.cell.journal.flush()
+        self.journal.flush()
 
     def _fire(self, trigger: str) -> StateChange:
         change = LIFECYCLE_MACHINE.fire(trigger, self.actor_fold.state)
@@ -236,14 +242,14 @@ class Writing:
             raise TooDeep(str(self), caps.depth)
         if caps.tasks is not None and self.fold.tally.tasks + more > caps.tasks:
             raise LimitReached(str(self), str(caps.tasks), "tasks that it asks for or tells")
-        self.cell.runtime.run_tasks.check(message.run, more)
+        self.services.run_tasks.check(message.run, more)
 
     def check_handoffs(self) -> None:
         """Raise TooManyHandoffs or TooManyTasks if the task may not be handed over once more."""
         most = self.definition.actor.caps.handoffs
         if most is not None and self.message.handoffs >= most:
             raise TooManyHandoffs(str(self), most)
-        self.cell.runtime.run_tasks.check(self.message.run, 1)
+        self.services.run_tasks.check(self.message.run, 1)
 
     def check_caps(self, call: str = "", fingerprint: str = "") -> None:
         """Raise LimitReached if the task may not do one more step, or make this call of a tool or a model."""

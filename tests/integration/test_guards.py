@@ -158,7 +158,7 @@ async def test_the_tasks_of_a_run_are_counted_over_all_processes(stage_of: Stage
             return await tasks.count_by_run(pool, [sent.run, "none"]) == {sent.run: 5}
 
         await becomes(all_counted)
-        bound = host.runtime.run_tasks = RunTasks(6)
+        bound = host.runtime.services.run_tasks = RunTasks(6)
         bound.open(sent.run, 1)  # as if this process had opened one of them, and others the rest
 
         async def full() -> bool:

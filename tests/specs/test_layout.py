@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,26 @@ def test_rooms_import_only_what_stands_below_them() -> None:
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_each_room_of_actors_has_its_place_in_a_contract_without_exceptions() -> None:
+    """The contract itself is held by the test above."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = [each for each in contracts if each["containers"] == ["callboard.actors"]]
+    assert contract["type"] == "layers"
+    assert contract["exhaustive"] is True
+    assert not contract.get("ignore_imports")
+    folders = {path.parent.name for path in (ROOT / "actors").glob("*/__init__.py")}
+    assert sorted(contract["layers"]) == sorted(folders)
+    assert [path.name for path in (ROOT / "actors").glob("*.py")] == ["__init__.py"]
+
+
+def test_no_file_of_actors_reaches_through_the_parts_of_another() -> None:
+    found = []
+    for path in SOURCES:
+        if path.relative_to(ROOT).parts[0] == "actors":
+            found += [f"{path}: {line}" for line in path.read_text().splitlines() if ".cell.runtime." in line]
+    assert found == []
 
 
 def loaded_by(code: str) -> set[str]:
