@@ -1,19 +1,17 @@
 """What a person has to approve first: a step of the task's, which ends with their decision."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from callboard.actors.log.values import store_value
+from callboard.actors.task.attempt import Attempt
 from callboard.protocols import events as e
 from callboard.protocols.errors import NotApproved
 from callboard.protocols.redaction import redact_json
 from callboard.protocols.values import encode_value
 
-if TYPE_CHECKING:
-    from callboard.actors.task.work import Work
-
 
 async def approval(
-    work: "Work", step: str, subject: e.Subject, digest: str, note: str, *, tool: str = "", arguments: Any = None
+    work: Attempt, step: str, subject: e.Subject, digest: str, note: str, *, tool: str = "", arguments: Any = None
 ) -> None:
     """Return when a person has approved what has this digest. Raises NotApproved if they say no, also on a replay."""
     record = work.fold.steps.get(step)

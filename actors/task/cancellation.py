@@ -8,32 +8,19 @@ compensation: its steps have keys of their own, so that they are never taken for
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from callboard.actors.state.steps import fingerprint
+from callboard.actors.task.attempt import Attempt
 from callboard.actors.task.function_calls import call_step
 from callboard.protocols import events as e
 from callboard.protocols.errors import StepFailed
 from callboard.protocols.messages import Message, value_of
 
-if TYPE_CHECKING:
-    from callboard.actors.task.work import Work
-
-PREFIX = "cancel/"  # of a compensation's step
 MAX_REASON_CHARACTERS = 4000
 
 _compensating: ContextVar[bool] = ContextVar("callboard_compensating", default=False)
-
-
-class Compensation(NamedTuple):
-    """A call that undoes something, if the task is cancelled."""
-
-    step: str
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 def compensating() -> bool:
@@ -56,7 +43,7 @@ def hand_on() -> None:
     _compensating.set(compensating())
 
 
-def cancel(work: "Work", reason: str, handles: str, then: Callable[[], None]) -> None:
+def cancel(work: Attempt, reason: str, handles: str, then: Callable[[], None]) -> None:
     """A cancel message came: stop the handler, and what it asked others for."""
     if work.fold.cancel is not None:
         body = e.MessageDiscarded(kind="cancel", reason="the task is being canceled already")
@@ -72,14 +59,14 @@ def cancel(work: "Work", reason: str, handles: str, then: Callable[[], None]) ->
         stop(work)
 
 
-def stop(work: "Work") -> None:
+def stop(work: Attempt) -> None:
     """Cancel the handler where it is, once."""
     if work.begun and not work.stopped and work.handler is not None:
         work.stopped = True
         work.handler.cancel()
 
 
-async def new_ground(work: "Work") -> None:
+async def new_ground(work: Attempt) -> None:
     """Called before anything that is not in the record yet. In a task that is being cancelled, only what compensates
     goes on from here.
     """
@@ -89,7 +76,7 @@ async def new_ground(work: "Work") -> None:
         await asyncio.get_running_loop().create_future()
 
 
-async def compensate(work: "Work") -> None:
+async def compensate(work: Attempt) -> None:
     """Call what was given to `ctx.on_cancel`, the last one first. One that fails is recorded, and the others go on."""
     _compensating.set(True)
     while work.compensations:

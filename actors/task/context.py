@@ -19,7 +19,8 @@ from callboard.actors.roles.inputs import ASKED, TOLD, TOLD_TO_TASK, check_kind
 from callboard.actors.roles.outgoing import outgoing
 from callboard.actors.state.steps import content_mark, enter_branch, fingerprint, in_own_task
 from callboard.actors.task.asking import Asking
-from callboard.actors.task.cancellation import PREFIX, Compensation, hand_on, new_ground
+from callboard.actors.task.attempt import PREFIX, Compensation
+from callboard.actors.task.cancellation import hand_on, new_ground
 from callboard.actors.task.function_calls import ToolUse, call_step, repeatable, step_mark, use_tool
 from callboard.actors.task.recorded import decode
 from callboard.actors.tools.declaration import declared

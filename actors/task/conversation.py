@@ -1,14 +1,12 @@
 """What goes before a prompt: the actor's conversation so far, cut to the window that its role remembers."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callboard.actors.models.call import ChatMessage, Prompt, chat
 from callboard.actors.models.history import about_tokens, newest, split_system
 from callboard.actors.state.policies import Memory
-
-if TYPE_CHECKING:
-    from callboard.actors.task.work import Work
+from callboard.actors.task.attempt import Attempt
 
 SUMMARISE: Final = (
     "Summarise this conversation for somebody who has to go on with it: facts, decisions, open questions, and what "
@@ -19,7 +17,7 @@ SUMMARY: Final = "Summary of the conversation so far:\n"
 Summarise = Callable[[Sequence[ChatMessage]], Awaitable[str]]  # asks a model with this prompt, once
 
 
-async def conversation(work: "Work", prompt: Prompt, summarise: Summarise) -> list[ChatMessage]:
+async def conversation(work: Attempt, prompt: Prompt, summarise: Summarise) -> list[ChatMessage]:
     """The messages of a prompt, behind what the actor remembers of those before."""
     system, new = split_system(chat(prompt))
     first, earlier = split_system(await work.services.prompts.load(work.fold.memory))

@@ -5,13 +5,14 @@ import contextlib
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 import msgspec
 
 from callboard.actors.log.values import load_value, store_value
 from callboard.actors.state.steps import fingerprint
+from callboard.actors.task.attempt import Attempt
 from callboard.actors.tools.declaration import declared
 from callboard.actors.tools.functions import bound, is_async, takes
 from callboard.protocols import events as e
@@ -20,9 +21,6 @@ from callboard.protocols.messages import ErrorInfo, error_info
 from callboard.protocols.ports import Breaker
 from callboard.protocols.redaction import redact_json
 from callboard.protocols.values import encode_value
-
-if TYPE_CHECKING:
-    from callboard.actors.task.work import Work
 
 # What says that a tool is out of order, and not that it was asked for the wrong thing.
 SICK: Final = (ConnectionError, TimeoutError, McpFailed, OutcomeUnknown)
@@ -40,7 +38,7 @@ def step_failed(step: str, error: ErrorInfo) -> StepFailed:
 
 
 async def call_step(
-    work: "Work",
+    work: Attempt,
     step: str,
     mark: str,
     function: Callable[..., Any],
@@ -101,7 +99,7 @@ class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
         return fingerprint(self.arguments)
 
 
-async def use_tool(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
+async def use_tool(work: Attempt, step: str, use: ToolUse, ctx: Any) -> bytes:
     """The recorded result of a tool, or what it gives now, as JSON. Its request is in the log before it runs.
 
     Where it is not known whether it was called (the process was lost, or the tool itself says so), a repeatable one is
@@ -137,13 +135,13 @@ async def use_tool(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
     return await load_value(work.store, record.result.result)
 
 
-def refuse_tool(work: "Work", step: str, tool: str, error: ErrorInfo) -> StepFailed:
+def refuse_tool(work: Attempt, step: str, tool: str, error: ErrorInfo) -> StepFailed:
     """Record that a call was not made; gives the error that says so."""
     work.write(e.ToolFailed(step=step, tool=tool, error=error, duration_ms=0))
     return StepFailed(step, error.type, error.message, error.bases)
 
 
-async def _let_in(work: "Work", step: str, use: ToolUse) -> None:
+async def _let_in(work: Attempt, step: str, use: ToolUse) -> None:
     """Ask the tool's circuit breaker; raises StepFailed."""
     wait_s = await work.services.throttle.enter(use.target, BREAKER)
     if wait_s:
@@ -151,14 +149,14 @@ async def _let_in(work: "Work", step: str, use: ToolUse) -> None:
         raise refuse_tool(work, step, use.tool, error_info(CircuitOpen(what, wait_s)))
 
 
-async def _reviewed(work: "Work", step: str, tool: str) -> None:
+async def _reviewed(work: Attempt, step: str, tool: str) -> None:
     """Return when a person has decided on a call that may or may not have happened."""
     if work.fold.steps[step].form != "review":
         work.write(e.ToolOutcomeUnknown(step=step, tool=tool))
     await work.wait(step)
 
 
-async def _run(work: "Work", step: str, use: ToolUse, ctx: Any) -> bytes:
+async def _run(work: Attempt, step: str, use: ToolUse, ctx: Any) -> bytes:
     """Call the tool, and record what becomes of it. Raises StepFailed, OutcomeUnknown."""
     await work.journal.durable()
     given = {"idempotency_key": f"{work.message.task}:{step}", "ctx": ctx}

@@ -26,6 +26,7 @@ from callboard.actors.models.structured import AnswerType, repair
 from callboard.actors.state.policies import Cache
 from callboard.actors.state.steps import fingerprint, ordered_fingerprint
 from callboard.actors.task.approvals import approval
+from callboard.actors.task.attempt import Attempt
 from callboard.actors.task.cancellation import new_ground
 from callboard.actors.task.conversation import conversation
 from callboard.actors.task.function_calls import ms_since
@@ -47,7 +48,6 @@ from callboard.protocols.messages import encode_json, error_info
 
 if TYPE_CHECKING:
     from callboard.actors.state.step_record import StepRecord
-    from callboard.actors.task.work import Work
 
 BUDGET_PAUSE_S: Final = (1.0, 900.0)  # between two looks whether a budget has room again: first and longest, doubled
 
@@ -75,7 +75,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
         return fingerprint((self.prompt, self.parameters, *more))
 
 
-async def call_model(work: "Work", step: str, ask: Ask) -> ModelReply:
+async def call_model(work: Attempt, step: str, ask: Ask) -> ModelReply:
     """The recorded answer, or the first that a model of the chain gives.
 
     Raises ModelFailed, BadAnswer, CallRefused, LimitReached, NoModel, UnknownModel, MissingKey.
@@ -91,7 +91,7 @@ async def call_model(work: "Work", step: str, ask: Ask) -> ModelReply:
 class _ModelCall:
     """A call that has no answer yet."""
 
-    def __init__(self, work: "Work", step: str, ask: Ask) -> None:
+    def __init__(self, work: Attempt, step: str, ask: Ask) -> None:
         self.work = work
         self.step = step
         self.ask = ask

@@ -4,15 +4,12 @@ Each is an event with a due time, like any other timer: it outlives its process,
 """
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
+from callboard.actors.task.attempt import Attempt
 from callboard.protocols import events as e
 
-if TYPE_CHECKING:
-    from callboard.actors.task.work import Work
 
-
-async def pause(work: "Work", key: str, seconds: float, note: str) -> None:
+async def pause(work: Attempt, key: str, seconds: float, note: str) -> None:
     """Wait once under this key; returns at once if that was done before."""
     record = work.fold.steps.get(key)
     if record is None or record.again:
@@ -24,7 +21,7 @@ async def pause(work: "Work", key: str, seconds: float, note: str) -> None:
         await work.wait(key)
 
 
-def pauses_so_far(work: "Work", step: str, kind: str) -> int:
+def pauses_so_far(work: Attempt, step: str, kind: str) -> int:
     """How often a step has waited for something of a kind."""
     count = 0
     while (record := work.fold.steps.get(f"{step}/{kind}#{count}")) is not None and not (record.open or record.again):
@@ -32,12 +29,12 @@ def pauses_so_far(work: "Work", step: str, kind: str) -> int:
     return count
 
 
-async def pause_again(work: "Work", step: str, kind: str, seconds: float, note: str) -> None:
+async def pause_again(work: Attempt, step: str, kind: str, seconds: float, note: str) -> None:
     """Wait once more for something of a kind."""
     await pause(work, f"{step}/{kind}#{pauses_so_far(work, step, kind)}", seconds, note)
 
 
-async def finish_pauses(work: "Work", step: str) -> None:
+async def finish_pauses(work: Attempt, step: str) -> None:
     """Wait for what a step was waiting for when its process was lost."""
     for key, _ in work.fold.open_steps("timer"):
         if key.startswith(f"{step}/"):

@@ -2,21 +2,19 @@
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from callboard.actors.log.values import load_value
 from callboard.actors.state.step_record import StepRecord
 from callboard.actors.state.steps import StepCounter, in_own_task, same_input
-from callboard.actors.task.cancellation import PREFIX, compensating, new_ground
+from callboard.actors.task.attempt import PREFIX, Attempt
+from callboard.actors.task.cancellation import compensating, new_ground
 from callboard.actors.task.function_calls import step_failed
 from callboard.protocols import events as e
 from callboard.protocols.errors import Detached, StepInputChanged, TaskCanceled, TaskFailed
 from callboard.protocols.messages import ErrorInfo, Kind
 from callboard.protocols.types import decode_as
 from callboard.protocols.values import encode_value
-
-if TYPE_CHECKING:
-    from callboard.actors.task.work import Work
 
 OWN_TASKS: Final = (
     "it runs in an asyncio task of the handler's own (as asyncio.gather makes them), where steps come in another order "
@@ -29,8 +27,8 @@ class Recorded:
 
     __slots__ = ("_counter", "_live", "_received", "_state", "_task")
 
-    def __init__(self, work: "Work") -> None:
-        self._live: Work | None = work
+    def __init__(self, work: Attempt) -> None:
+        self._live: Attempt | None = work
         self._task = work.message.task
         self._counter = StepCounter()
         self._received: dict[Kind, int] = {}
@@ -44,7 +42,7 @@ class Recorded:
         self._live = None
 
     @property
-    def _work(self) -> "Work":
+    def _work(self) -> Attempt:
         if self._live is None:
             raise Detached(self._task)
         return self._live

@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,11 +14,11 @@ from callboard.actors.roles.definition import Definition, Handler, Handoff
 from callboard.actors.roles.outgoing import error_reply, outgoing, reply
 from callboard.actors.state.fold import ActorFold
 from callboard.actors.state.steps import leave_branches
-from callboard.actors.task.branches import Branches, current, no_branches
-from callboard.actors.task.cancellation import PREFIX, Compensation, compensate
+from callboard.actors.task.attempt import Attempt
+from callboard.actors.task.branches import Branches
+from callboard.actors.task.cancellation import compensate
 from callboard.actors.task.context import Context
 from callboard.actors.task.services import OwnActor, Services
-from callboard.actors.task.writing import Waiter, Writing
 from callboard.protocols import events as e
 from callboard.protocols.causes import causes, name_of
 from callboard.protocols.errors import (
@@ -31,7 +30,6 @@ from callboard.protocols.errors import (
 )
 from callboard.protocols.messages import ErrorInfo, Message, error_info
 from callboard.protocols.names import RUN, role_of
-from callboard.protocols.ports import EventStore
 from callboard.protocols.redaction import redact
 from callboard.protocols.values import encode_value
 
@@ -52,28 +50,13 @@ class Undeliverable(Exception):
     """No handler takes the message that opens the task."""
 
 
-class Work(Writing):
-    """A task at work in one actor, from its claim to its end. `changed` counts anew whether it holds a slot.
+class Work(Attempt):
+    """A task at work in one actor, from its claim to its end.
 
     `settle` is called when the message that opened it is claimed for good. A task that is resumed has been claimed.
     """
 
-    __slots__ = (
-        "actor",
-        "begun",
-        "canceled_at",
-        "changed",
-        "chosen",
-        "claimed",
-        "compensations",
-        "context",
-        "fresh",
-        "handler",
-        "live",
-        "models",
-        "settles",
-        "stopped",
-    )
+    __slots__ = ("chosen", "context", "fresh", "settles")
 
     def __init__(
         self,
@@ -88,54 +71,14 @@ class Work(Writing):
         resumed: bool = False,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
-        self.services = services
-        self.actor = actor
-        self.changed = actor.changed
-        self.actor_fold = actor_fold
-        self.journal = journal
-        self.definition = definition
-        self.message = message
+        super().__init__(services, actor, actor_fold, journal, definition, message, resumed=resumed)
         self.fresh = fresh
-        self.claimed = resumed
         self.settles = [settle]
-        self.begun = False  # the handler's asyncio task has come to run
-        self.live = not resumed  # the handler has come to where the record of a former run of it ends
-        self.stopped = False  # the handler was cancelled because a cancel message came
-        self.since = services.clock.monotonic()  # when something was recorded last
-        self.canceled_at = self.since if resumed and self.fold.cancel is not None else None
         self.chosen: Handler | None = None
-        self.models: tuple[str, ...] = ()  # of the role, for this input
-        self.reserving = {}
-        self.compensations: list[Compensation] = []
         self.context = Context(self)
-        self.effects = 0  # steps that run here right now
-        self.waiters = {}
-        self.branches = Branches(self._branch_ended)
-        self.handler: asyncio.Task[None] | None = None
-        self.ended = False
 
     def __repr__(self) -> str:
         return f"Work({self}, {self.effects} effects, {len(self.waiters)} waits)"
-
-    @property
-    def store(self) -> EventStore:
-        """The log."""
-        return self.services.store
-
-    @property
-    def parked(self) -> bool:
-        """Whether all that the handler does is wait for messages."""
-        return self.claimed and bool(self.waiters) and not self.effects and self.activity.waits
-
-    @property
-    def undecided(self) -> bool:
-        """Whether some branches wait, and of others nobody tells when they begin to wait for those."""
-        return bool(self.waiters) and not (self.effects or self.ended or self.parked)
-
-    @property
-    def deadline(self) -> datetime | None:
-        """When the task has to have ended, as was fixed when it began."""
-        return self.fold.deadline
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -370,58 +313,3 @@ class Work(Writing):
         self.branches.cancel()
         if self.handler is not None and self.handler is not asyncio.current_task():
             self.handler.cancel()  # it may not have begun
-
-    # -- what the handler waits for --------------------------------------------------------------------------------
-
-    @contextmanager
-    def effect(self) -> Iterator[None]:
-        """While something runs here that must not be interrupted lightly."""
-        self.effects += 1
-        if self.waiters:
-            self.changed()  # another branch only waits, and this one goes on
-        try:
-            with no_branches():
-                yield
-        finally:
-            self.effects -= 1
-            self.changed()
-
-    @contextmanager
-    def step(self, key: str) -> Iterator[None]:
-        """While a step of the handler's is under way. One whose branch is cancelled is given up: that is recorded, or
-        it would stay open for ever, and a later run of the handler would not know that it went on without it.
-        """
-        try:
-            yield
-        except asyncio.CancelledError:
-            canceled = not self.ended and self.fold.cancel is not None and PREFIX not in key
-            if not (self.ended or canceled) and current() is self.branches:
-                self.give_up(key)
-            raise
-
-    async def wait(self, step: str) -> None:
-        """Return when the message that ends this step has come."""
-        task = asyncio.current_task()
-        waiter = Waiter(asyncio.get_running_loop().create_future(), task)
-        self.waiters[step] = waiter
-        self.branches.wait(task)
-        self.changed()
-        try:
-            await waiter.future
-        finally:
-            self.branches.go_on(task)
-            if self.waiters.get(step) is waiter:
-                del self.waiters[step]
-                self.changed()
-
-    def _branch_ended(self) -> None:
-        if self.waiters and not self.ended:
-            self.changed()
-
-    def wake(self, key: str) -> None:
-        """What a step waits for is recorded: let it go on."""
-        waiter = self.waiters.pop(key, None)
-        if waiter is not None and not waiter.future.done():
-            waiter.future.set_result(None)
-            self.branches.go_on(waiter.task)
-            self.changed()  # before the next message is delivered: from now on the handler holds a slot
