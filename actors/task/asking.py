@@ -1,20 +1,17 @@
 """What a handler asks of models: one call, or the loop in which a model calls tools."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 from callboard.actors.models.call import ModelReply, Prompt
 from callboard.actors.models.structured import AnswerType
 from callboard.actors.state.policies import Cache
 from callboard.actors.task.model_calls import Ask, call_model
 from callboard.actors.task.recorded import Recorded
-from callboard.actors.task.tool_turns import ToolTurns
+from callboard.actors.task.tool_turns import LoopContext, ToolTurns
 from callboard.actors.tools.loop import LoopLimits, ToolAnswer, run_tools
 from callboard.actors.tools.toolbox import ToolLike
 from callboard.protocols.values import encode_value
-
-if TYPE_CHECKING:
-    from callboard.actors.task.context import Context
 
 T = TypeVar("T")
 
@@ -135,7 +132,7 @@ class Asking(Recorded):
         """
         work = self._work
         declared, role = work.definition.actor, work.definition.role
-        toolbox, ctx = work.services.toolbox, cast("Context", self)
+        toolbox, ctx = work.services.toolbox, cast("LoopContext", self)
         offered = await toolbox.resolve(declared.tools if tools is None else tools, role, ctx.step)
         ask = Ask(
             prompt=(),

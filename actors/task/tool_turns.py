@@ -1,31 +1,51 @@
 """The steps of an agent loop: what `callboard.actors.tools.loop` asks for, recorded by a task's context."""
 
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
 from callboard.actors.models.call import ChatMessage, ModelReply, ToolCall
 from callboard.actors.models.structured import AnswerType
+from callboard.actors.state.step_record import StepRecord
 from callboard.actors.state.steps import fingerprint
 from callboard.actors.task.approvals import approval
+from callboard.actors.task.attempt import Attempt
 from callboard.actors.task.function_calls import ToolUse, refuse_tool, repeatable, use_tool
 from callboard.actors.task.model_calls import Ask
 from callboard.actors.tools.loop import result_text
 from callboard.actors.tools.policy import Verdict, call_digest
 from callboard.actors.tools.registry import RegisteredTool
 from callboard.protocols.errors import NotApproved, ResultNotStored, StepFailed, TaskCanceled, TaskFailed
-from callboard.protocols.messages import ErrorInfo
+from callboard.protocols.messages import ErrorInfo, Kind
 from callboard.protocols.values import encode_value
 
-if TYPE_CHECKING:
-    from callboard.actors.task.context import Context
+
+class LoopContext(Protocol):
+    """The context of a task, as far as an agent loop needs it."""
+
+    @property
+    def _work(self) -> Attempt: ...
+
+    async def _step(self, name: str, mark: str) -> tuple[str, StepRecord | None]: ...
+
+    async def _ask_model(self, name: str, ask: Ask) -> ModelReply: ...
+
+    async def _ask_actor(
+        self, step: str, to: str, payload: Any, *, key: str | None, kind: Kind, timeout_s: float | None
+    ) -> Any: ...
+
+    async def step(
+        self, function: Callable[..., Any], *args: Any, name: str | None = None, returns: Any = None, **kwargs: Any
+    ) -> Any: ...
+
+    async def gather(self, *awaitables: Awaitable[Any], limit: int | None = None) -> list[Any]: ...
 
 
 class ToolTurns:
     """The turns of one loop. `ask` is what all of its model calls share."""
 
-    def __init__(self, ctx: "Context", ask: Ask) -> None:
+    def __init__(self, ctx: LoopContext, ask: Ask) -> None:
         self._ctx = ctx
         self._ask = ask
 
