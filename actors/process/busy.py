@@ -1,13 +1,11 @@
 """The actors that hold a slot."""
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from callboard.actors.process.cell import Cell
+from callboard.actors.process.cell import Cell
 
 
-class Busy(dict[str, "Cell"]):
+class Busy(dict[str, Cell]):
     """The cells that hold a slot, by stream; and how many of them are of a role, and work for a run."""
 
     def __init__(self) -> None:
@@ -15,7 +13,7 @@ class Busy(dict[str, "Cell"]):
         self.of_role: Counter[str] = Counter()
         self.of_run: Counter[str] = Counter()
 
-    def add(self, cell: "Cell") -> None:
+    def add(self, cell: Cell) -> None:
         """A cell takes a slot, on account of the run that it works for."""
         cell.run = cell.work.message.run if cell.work is not None else cell.run
         self[cell.stream] = cell
@@ -23,7 +21,7 @@ class Busy(dict[str, "Cell"]):
         if cell.run is not None:
             self.of_run[cell.run] += 1
 
-    def remove(self, cell: "Cell") -> None:
+    def remove(self, cell: Cell) -> None:
         """A cell gives its slot back."""
         if self.get(cell.stream) is cell:
             del self[cell.stream]

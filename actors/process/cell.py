@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from callboard.actors.log.journal import Journal
 from callboard.actors.log.loading import has_begun, load_actor
+from callboard.actors.process.ports import OwnProcess
 from callboard.actors.process.quarantine import DEAD_AFTER, SUSPECT_AFTER
 from callboard.actors.roles.definition import Definition
 from callboard.actors.roles.outgoing import error_reply
@@ -31,7 +32,6 @@ from callboard.protocols.ports import Appended, Delivery, Tenure
 from callboard.protocols.states import RUNNING
 
 if TYPE_CHECKING:
-    from callboard.actors.process.runtime import Runtime
     from callboard.protocols.events import NewEvent
 
 MAX_CANCELED = 1000  # tasks of one actor whose cancel came before they did
@@ -66,7 +66,7 @@ class Cell:
         "work",
     )
 
-    def __init__(self, runtime: "Runtime", stream: str, definition: Definition, tenure: Tenure) -> None:
+    def __init__(self, runtime: "OwnProcess[Cell]", stream: str, definition: Definition, tenure: Tenure) -> None:
         self.runtime = runtime
         self.stream = stream
         self.name = parse_stream(stream)
@@ -120,12 +120,12 @@ class Cell:
 
     async def load(self, *, takeover: bool) -> None:
         """Read the actor from the log, resume the task at work, and take what came in the meantime."""
-        fold = await load_actor(self.runtime.store, self.stream)
+        fold = await load_actor(self.runtime.services.store, self.stream)
         at_work = fold.current if fold.at_work else None
-        message = await self.runtime.store.message(at_work.message) if at_work is not None else None
+        message = await self.runtime.services.store.message(at_work.message) if at_work is not None else None
         # Only an actor that waits is ever dropped from memory: one in another state was lost with its process, and
         # is found here by a message before recovery has come to it.
-        reason = self.runtime.why(self, at_work) if at_work and (takeover or fold.state in RUNNING) else None
+        reason = self.runtime.why(self.tenure, at_work) if at_work and (takeover or fold.state in RUNNING) else None
         losses = 0 if at_work is None else at_work.losses + (reason == LOST)
         if reason is not None:
             await self.runtime.resend(self.stream)
@@ -148,7 +148,7 @@ class Cell:
     def _ready(self, fold: ActorFold) -> None:
         self.fold = fold
         self.journal = Journal(
-            self.runtime.store, self.runtime.idle, self.stream, fold.version, self._committed, self.reload
+            self.runtime.services.store, self.runtime.idle, self.stream, fold.version, self._committed, self.reload
         )
 
     def _resume(self, task: TaskFold, message: Message, reason: str | None, losses: int) -> None:
@@ -163,7 +163,7 @@ class Cell:
         if reason is not None:
             attempt = task.attempt + 1
             log.info("%s resumes, attempt %d: %s", work, attempt, reason)
-            process, epoch = self.runtime.process, self.tenure.lease.epoch
+            process, epoch = self.runtime.services.process, self.tenure.lease.epoch
             work.write(e.TaskResumed(process=process, epoch=epoch, attempt=attempt, reason=reason))
         work.start()
         work.changed()
@@ -203,7 +203,7 @@ class Cell:
         elif message.task in self.fold.canceled:
             self._take_of_canceled(message)
         elif message.kind == "cancel" and not looked and (current is None or message.task != current.task):
-            self.runtime.spawn(self._cancel_unknown(delivery))
+            self.runtime.services.spawn(self._cancel_unknown(delivery))
         elif not message.opens_task or (current is not None and message.task == current.task):
             self.discard(message, lambda: self._settle(message.id), "its task has ended")
         elif work is not None:
@@ -217,7 +217,7 @@ class Cell:
         """
         message = delivery.message
         try:
-            begun = await has_begun(self.runtime.store, self.stream, message.task)
+            begun = await has_begun(self.runtime.services.store, self.stream, message.task)
         except StoreUnavailable as error:
             self.reload(error)
             return

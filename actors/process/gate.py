@@ -8,23 +8,42 @@ no slot       it waits for its turn (callboard.actors.process.admission)
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from callboard.actors.process.admission import Admission
+from callboard.actors.process.busy import Busy
+from callboard.actors.process.cell import Cell
 from callboard.actors.process.quarantine import Quarantine
+from callboard.actors.roles.definition import Definition
 from callboard.protocols.messages import Message
 from callboard.protocols.ports import Clock, Delivery, Tenure
 
-if TYPE_CHECKING:
-    from callboard.actors.process.cell import Cell
-    from callboard.actors.process.runtime import Runtime
+
+class Actors(Protocol):
+    """The actors of one process, and what there is room for."""
+
+    definitions: Mapping[str, Definition]
+    busy: Busy
+    slots: int  # for tasks at work
+    run_slots: int  # of those, for one run's
+    ahead: int  # messages that may wait here
+    on_capacity: Callable[[], None]  # there is room for more
+
+    def cell(self, stream: str) -> Cell | None:
+        """An actor in memory."""
+
+    def hosts(self, stream: str) -> bool:
+        """Whether an actor is in memory."""
+
+    def settle(self, delivery: Delivery) -> None:
+        """A message is claimed: take it off the bus, if that is where it came from."""
 
 
 class Gate:
     """The gate of one process. `begin` gives an actor what came for it, in order."""
 
-    def __init__(self, runtime: "Runtime", begin: Callable[[Sequence[Delivery]], None], clock: Clock) -> None:
+    def __init__(self, runtime: Actors, begin: Callable[[Sequence[Delivery]], None], clock: Clock) -> None:
         self._runtime = runtime
         self._begin = begin
         self._paused = False
@@ -116,7 +135,7 @@ class Gate:
         self.fill()
         self._runtime.on_capacity()
 
-    async def alone(self, cell: "Cell") -> None:
+    async def alone(self, cell: Cell) -> None:
         """Return when nothing but this suspect is at work; what was held back for it goes to it first."""
         await self.quarantine.turn(cell)
         for delivery in self._held_back.pop(cell.stream, []):
@@ -225,7 +244,7 @@ class Gate:
             del self._reloading[stream]
 
 
-def _needs_no_slot(cell: "Cell", message: Message) -> bool:
+def _needs_no_slot(cell: Cell, message: Message) -> bool:
     """Whether a message for an actor in memory gives it nothing to do for which it doesn't hold a slot already: it is
     at work, or the message only joins its queue, or nobody waits for it.
     """

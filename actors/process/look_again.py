@@ -5,10 +5,9 @@ When such a branch begins to wait for the others, nothing tells it.
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from callboard.actors.process.cell import Cell
+from callboard.actors.process.cell import Cell
 
 AT_ONCE: Final = 4  # looks, one a turn of the event loop: mostly that is enough
 PAUSE_S: Final = (0.01, 1.0)  # before the next look, doubled: first and longest
@@ -17,7 +16,7 @@ PAUSE_S: Final = (0.01, 1.0)  # before the next look, doubled: first and longest
 class LookAgain:
     """`changed` is called for each actor that was added, until its task waits as a whole or has ended."""
 
-    def __init__(self, changed: "Callable[[Cell], None]") -> None:
+    def __init__(self, changed: Callable[[Cell], None]) -> None:
         self._changed = changed
         self._cells: dict[str, Cell] = {}
         self._looks = 0
@@ -26,7 +25,7 @@ class LookAgain:
     def __repr__(self) -> str:
         return f"LookAgain({len(self._cells)} actors)"
 
-    def add(self, cell: "Cell") -> None:
+    def add(self, cell: Cell) -> None:
         """Look at an actor, soon and then less and less often."""
         known = self._cells.get(cell.stream) is cell
         self._cells[cell.stream] = cell

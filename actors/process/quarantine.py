@@ -10,14 +10,11 @@ Whose turn is next is drawn by lot: a process that dies for a reason of its own 
 import logging
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import anyio
 
 from callboard.protocols.ports import Clock
-
-if TYPE_CHECKING:
-    from callboard.actors.process.cell import Cell
 
 log = logging.getLogger("callboard.actors")
 
@@ -29,6 +26,17 @@ ASSEMBLE_S: Final = 0.1  # for all the suspects of one loss to be here before th
 POLL_S: Final = 0.02
 
 
+class Suspect(Protocol):
+    """An actor in memory."""
+
+    stream: str
+    dropped: bool
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it runs, and may be what kills its process."""
+
+
 class Quarantine:
     """The suspects of one process. `others` counts what else is at work; `opened` is called when others may go on."""
 
@@ -36,8 +44,8 @@ class Quarantine:
         self._clock = clock
         self._others = others
         self._opened = opened
-        self._suspects: list[Cell] = []
-        self._alone: Cell | None = None  # the one of them whose turn it is
+        self._suspects: list[Suspect] = []
+        self._alone: Suspect | None = None  # the one of them whose turn it is
 
     def __repr__(self) -> str:
         return f"Quarantine({len(self._suspects)} suspects)"
@@ -45,11 +53,11 @@ class Quarantine:
     def __len__(self) -> int:
         return len(self._suspects)
 
-    def closed_to(self, cell: "Cell | None") -> bool:
+    def closed_to(self, cell: Suspect | None) -> bool:
         """Whether a cell has to wait: there are suspects, and it isn't the one whose turn it is."""
         return bool(self._suspects) and (cell is None or cell is not self._alone)
 
-    async def turn(self, cell: "Cell") -> None:
+    async def turn(self, cell: Suspect) -> None:
         """Return when it is a suspect's turn, or it has been dropped. The caller starts it without another await, and
         has it watched: until then it is not seen to run.
         """
@@ -60,13 +68,13 @@ class Quarantine:
         await _until(lambda: not self._others() or self._clock.monotonic() >= end or cell.dropped)
         log.info("%s runs alone: its process was lost with it before", cell.stream)
 
-    def _drawn(self) -> "Cell":
+    def _drawn(self) -> Suspect:
         """Whose turn it is; the next one is drawn by lot."""
         if self._alone is None:
             self._alone = random.choice(self._suspects)
         return self._alone
 
-    async def watch(self, cell: "Cell") -> None:
+    async def watch(self, cell: Suspect) -> None:
         """Let others go on when a suspect, whose turn it was, needs no watching any more."""
         end = self._clock.monotonic() + ALONE_S
         try:

@@ -215,11 +215,11 @@ class Runtime:
                 break
         self.busy_changed(cell)
 
-    def why(self, cell: Cell, task: TaskFold) -> str:
+    def why(self, tenure: Tenure, task: TaskFold) -> str:
         """Why a task that was at work is taken up again; see `callboard.protocols.events.TaskResumed`."""
         if task.process == self.process:
             return RELOADED
-        return HANDED_OVER if cell.tenure.lease.clean else LOST
+        return HANDED_OVER if tenure.lease.clean else LOST
 
     async def alone(self, cell: Cell) -> None:
         """Return when nothing but this cell is at work here; it stays so for a while."""

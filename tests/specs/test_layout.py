@@ -29,15 +29,22 @@ def test_rooms_import_only_what_stands_below_them() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_each_room_of_actors_has_its_place_in_a_contract_without_exceptions() -> None:
-    """The contract itself is held by the test above."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (contract,) = [each for each in contracts if each["containers"] == ["callboard.actors"]]
-    assert contract["type"] == "layers"
-    assert contract["exhaustive"] is True
-    assert not contract.get("ignore_imports")
-    folders = {path.parent.name for path in (ROOT / "actors").glob("*/__init__.py")}
-    assert sorted(contract["layers"]) == sorted(folders)
+def test_the_rooms_of_actors_are_held_by_contracts_without_exceptions() -> None:
+    """The contracts themselves are held by the test above."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    contracts = settings["contracts"]
+    (rooms,) = [each for each in contracts if each.get("containers") == ["callboard.actors"]]
+    (circles,) = [each for each in contracts if each.get("ancestors") == ["callboard.actors"]]
+    assert rooms["type"] == "layers"
+    assert rooms["exhaustive"] is True
+    assert sorted(rooms["layers"]) == sorted(path.parent.name for path in (ROOT / "actors").glob("*/__init__.py"))
+    assert circles["type"] == "acyclic_siblings"
+    assert set(circles) == {"name", "type", "ancestors"}
+    assert not settings.get("exclude_type_checking_imports")
+    assert not any(each.get("ignore_imports") for each in contracts)
+
+
+def test_every_file_of_actors_is_in_a_room() -> None:
     assert [path.name for path in (ROOT / "actors").glob("*.py")] == ["__init__.py"]
 
 
