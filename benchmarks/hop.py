@@ -27,9 +27,9 @@ import asyncpg
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.kit import fresh_database, servers
-from callboard.actors.client import Client
-from callboard.actors.context import Context
-from callboard.actors.definition import Actor, define
+from callboard.actors.outside.client import Client
+from callboard.actors.roles.definition import Actor, define
+from callboard.actors.task.context import Context
 from callboard.bootstrap import collect_rarely, connected
 from callboard.bus.link import Link, pack
 from callboard.protocols.messages import Message

@@ -12,7 +12,7 @@ import anyio
 import asyncpg
 import msgspec
 
-from callboard.actors.supervisor import ProcessEvent, Supervisor
+from callboard.actors.process.supervisor import ProcessEvent, Supervisor
 from callboard.cli.serve import process_specs
 from callboard.services import LocalServices
 from callboard.services.local import Urls

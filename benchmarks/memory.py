@@ -23,9 +23,9 @@ import asyncpg
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.kit import fresh_database, servers
-from callboard.actors.client import Client
-from callboard.actors.context import Context
-from callboard.actors.definition import Actor, define
+from callboard.actors.outside.client import Client
+from callboard.actors.roles.definition import Actor, define
+from callboard.actors.task.context import Context
 from callboard.bootstrap import connected
 from callboard.settings import Settings
 

@@ -31,8 +31,8 @@ from msgspec import Struct, to_builtins
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.kit import fresh_database, servers
-from callboard.actors.context import Context
-from callboard.actors.definition import Actor, Handoff, define
+from callboard.actors.roles.definition import Actor, Handoff, define
+from callboard.actors.task.context import Context
 from callboard.bootstrap import collect_rarely, connected
 from callboard.services.local import Urls
 from callboard.settings import Settings

@@ -26,8 +26,8 @@ import anyio
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.kit import fresh_database, processes, servers
-from callboard.actors.context import Context
-from callboard.actors.definition import Actor
+from callboard.actors.roles.definition import Actor
+from callboard.actors.task.context import Context
 from callboard.bootstrap import Stack, connected, pid_in
 from callboard.protocols.events import Event, StepCompleted, TaskResumed
 from callboard.services.local import Urls

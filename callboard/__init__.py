@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from callboard import errors
-    from callboard.actors.context import Context, Received
-    from callboard.actors.definition import Actor, Handoff, Struct, handler
     from callboard.actors.models.call import ModelReply
-    from callboard.actors.policies import Cache, Caps, Memory, Retry, TimeLimits
+    from callboard.actors.roles.definition import Actor, Handoff, Struct, handler
+    from callboard.actors.state.policies import Cache, Caps, Memory, Retry, TimeLimits
+    from callboard.actors.task.context import Context, Received
     from callboard.actors.tools.declaration import actor_tool, tool
     from callboard.actors.tools.export import to_crewai, to_langchain
     from callboard.actors.tools.loop import LoopLimits, ToolAnswer
@@ -59,10 +59,10 @@ __all__ = [
 
 # The imports above once more, for the interpreter: tests/specs/test_public_names.py holds that they are the same.
 _NAMES: Final = {
-    "callboard.actors.context": ("Context", "Received"),
-    "callboard.actors.definition": ("Actor", "Handoff", "Struct", "handler"),
+    "callboard.actors.task.context": ("Context", "Received"),
+    "callboard.actors.roles.definition": ("Actor", "Handoff", "Struct", "handler"),
     "callboard.actors.models.call": ("ModelReply",),
-    "callboard.actors.policies": ("Cache", "Caps", "Memory", "Retry", "TimeLimits"),
+    "callboard.actors.state.policies": ("Cache", "Caps", "Memory", "Retry", "TimeLimits"),
     "callboard.actors.tools.declaration": ("actor_tool", "tool"),
     "callboard.actors.tools.export": ("to_crewai", "to_langchain"),
     "callboard.actors.tools.loop": ("LoopLimits", "ToolAnswer"),

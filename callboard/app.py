@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from callboard.actors.definition import Actor, Definition, define
+from callboard.actors.roles.definition import Actor, Definition, define
 from callboard.protocols.errors import BadApp, BadDefinition
 
 FILE_MODULE: Final = "callboard_app_"  # and the file's name: the same module name in every process

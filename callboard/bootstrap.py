@@ -14,13 +14,13 @@ import anyio
 import msgspec
 
 from callboard import projections
-from callboard.actors.client import Client
-from callboard.actors.definition import Definition
-from callboard.actors.directory import Directory
-from callboard.actors.ending import Ending
-from callboard.actors.host import Host, Limits, Parts
-from callboard.actors.lifeline import Aside
 from callboard.actors.models import library
+from callboard.actors.outside.client import Client
+from callboard.actors.process.ending import Ending
+from callboard.actors.process.host import Host, Limits, Parts
+from callboard.actors.process.lifeline import Aside
+from callboard.actors.roles.definition import Definition
+from callboard.actors.roles.directory import Directory
 from callboard.config import Config
 from callboard.eventstore.clock import DatabaseClock
 from callboard.eventstore.connections import check_connections

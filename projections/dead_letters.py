@@ -4,7 +4,7 @@
     dead_letter.edited       notes that another content is to be sent in its place
     dead_letter.redriven     notes that it was sent again: what goes out is another message, which opens another task
 
-The messages themselves, and all that was done with them, are in the log (`callboard.actors.dead_letters`).
+The messages themselves, and all that was done with them, are in the log (`callboard.actors.outside.dead_letters`).
 """
 
 from datetime import datetime

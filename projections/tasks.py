@@ -68,7 +68,9 @@ create index tasks_at_work on tasks (role) where started_at is not null and ende
 """
 
 
-BUDGET_WAIT: Final = "/budget#"  # in the step of a timer that waits for room in a budget; see callboard.actors.pauses
+BUDGET_WAIT: Final = (
+    "/budget#"  # in the step of a timer that waits for room in a budget; see callboard.actors.task.pauses
+)
 OUTCOME: Final = "outcome of tool "  # begins `on` where nobody knows whether a tool was called
 
 

@@ -4,7 +4,7 @@
     thinking, executing -> waiting_input | waiting_review | blocked (on another actor, a timer, a budget) -> thinking
     any of these -> completed | failed | canceled -> thinking (the next task) ...
 
-The table is data; `callboard.actors.machine` gives it to `transitions`, which guards it.
+The table is data; `callboard.actors.state.machine` gives it to `transitions`, which guards it.
 """
 
 from typing import Final, Literal

@@ -66,7 +66,7 @@ def _serve() -> None:
     from callboard.cli.main import main
 
     load_now()
-    for module in ("callboard.bus.redis", "callboard.bus.throttle", "callboard.actors.host"):
+    for module in ("callboard.bus.redis", "callboard.bus.throttle", "callboard.actors.process.host"):
         __import__(module)
     assert serve
     warnings.simplefilter("ignore", DeprecationWarning)  # a thread of litellm's is lost, and nobody needs it

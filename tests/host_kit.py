@@ -9,9 +9,9 @@ import anyio.abc
 import asyncpg
 from redis.asyncio import Redis
 
-from callboard.actors.client import Client
-from callboard.actors.definition import Actor, define
-from callboard.actors.host import Host
+from callboard.actors.outside.client import Client
+from callboard.actors.process.host import Host
+from callboard.actors.roles.definition import Actor, define
 from callboard.bootstrap import Stack, connected
 from callboard.bus.keys import stream_key
 from callboard.protocols.events import Event

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 import anyio
 import msgspec
 
-from callboard.actors.client import Sent
+from callboard.actors.outside.client import Sent
 from callboard.bootstrap import Stack, connected
 from callboard.protocols.codec import body_of
 from callboard.protocols.events import ENDS_TASK, Event

@@ -14,11 +14,11 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from callboard import Context
-from callboard.actors.definition import define
-from callboard.actors.directory import Directory
-from callboard.actors.ownership import Ownership
-from callboard.actors.recovery import Recovery
-from callboard.actors.runtime import Runtime
+from callboard.actors.process.ownership import Ownership
+from callboard.actors.process.recovery import Recovery
+from callboard.actors.process.runtime import Runtime
+from callboard.actors.roles.definition import define
+from callboard.actors.roles.directory import Directory
 from callboard.bus.memory import MemoryBus
 from callboard.bus.memory_throttle import MemoryThrottle
 from callboard.eventstore.memory import MemoryEventStore

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from callboard.actors.functions import trait
+from callboard.actors.tools.functions import trait
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

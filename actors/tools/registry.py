@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from callboard.actors.functions import function_name, return_type
 from callboard.actors.tools.declaration import ActorTool, Traits, declared
+from callboard.actors.tools.functions import function_name, return_type
 from callboard.actors.tools.schema import (
     INPUT,
     FunctionParameters,

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from callboard.actors.functions import bound, type_hint_names, underlying
+from callboard.actors.tools.functions import bound, type_hint_names, underlying
 from callboard.protocols.errors import BadTool, InvalidArguments, NotStorable
 from callboard.protocols.types import Decode, convert, decoder, is_decodable, json_schema
 from callboard.protocols.values import check_depth, encode_value, is_model

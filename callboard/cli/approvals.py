@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from callboard.actors.values import load_value
+from callboard.actors.log.values import load_value
 from callboard.cli.output import Listing, people, write_json, write_text
 from callboard.cli.session import Desk, Session, act, read, who
 from callboard.cli.words import ago, one_line, short

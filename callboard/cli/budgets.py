@@ -9,7 +9,7 @@ from typing import Any, Final
 from msgspec import Struct
 from rich.text import Text
 
-from callboard.actors.budgets import Budgets, name
+from callboard.actors.outside.budgets import Budgets, name
 from callboard.cli.output import Listing, people, plain, write_json
 from callboard.cli.session import Desk, Session, act, read, who
 from callboard.cli.words import NOTHING, ago, bar, count, currency_word, short

@@ -6,7 +6,7 @@ from typing import Any, Final
 import anyio
 from msgspec import Struct
 
-from callboard.actors.client import Target
+from callboard.actors.outside.client import Target
 from callboard.cli.output import write_json, write_text
 from callboard.cli.send import payload_of
 from callboard.cli.session import Desk, act, catch_up, waited, who

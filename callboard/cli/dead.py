@@ -11,7 +11,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.progress import Progress
 
-from callboard.actors.dead_letters import Letters, Redriven
+from callboard.actors.outside.dead_letters import Letters, Redriven
 from callboard.cli.output import Listing, note, people, plain, write_json, write_text
 from callboard.cli.send import payload_of
 from callboard.cli.session import LAST, Desk, Session, act, read, who

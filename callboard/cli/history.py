@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct
 from rich.console import Console
 from rich.text import Text
 
-from callboard.actors.fold import ActorFold, fold
+from callboard.actors.state.fold import ActorFold, fold
 from callboard.cli.output import Listing, people, write_json, write_text
 from callboard.cli.session import Session, read
 from callboard.cli.story import EventLine, digests, line

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from callboard.actors.values import load_value
+from callboard.actors.log.values import load_value
 from callboard.bootstrap import connected, served
 from callboard.cli.output import note, people
 from callboard.cli.session import Session, caught_up_with_log, command_settings

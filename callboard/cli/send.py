@@ -8,8 +8,8 @@ import anyio
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from callboard.actors.client import Client, Sent
-from callboard.actors.inputs import times
+from callboard.actors.outside.client import Client, Sent
+from callboard.actors.roles.inputs import times
 from callboard.bootstrap import Stack, connected, served
 from callboard.cli.output import note, write_json, write_result, write_text
 from callboard.cli.session import Session, command_settings, waited

@@ -14,9 +14,9 @@ import anyio.abc
 import msgspec
 import typer
 
-from callboard.actors.definition import Definition
-from callboard.actors.ending import LAST_S, Ending
-from callboard.actors.supervisor import READY, SECOND_GRACE_S, ProcessEvent, ProcessSpec, Supervisor, Tie
+from callboard.actors.process.ending import LAST_S, Ending
+from callboard.actors.process.supervisor import READY, SECOND_GRACE_S, ProcessEvent, ProcessSpec, Supervisor, Tie
+from callboard.actors.roles.definition import Definition
 from callboard.app import load_app
 from callboard.bootstrap import (
     check_room,

@@ -12,9 +12,9 @@ from asyncpg import Pool
 from msgspec import Struct
 
 from callboard import projections
-from callboard.actors.client import Client
-from callboard.actors.dead_letters import DeadLetters
-from callboard.actors.directory import Directory
+from callboard.actors.outside.client import Client
+from callboard.actors.outside.dead_letters import DeadLetters
+from callboard.actors.roles.directory import Directory
 from callboard.bootstrap import connected, process_name, served
 from callboard.cli.output import log_to_stderr, note, people, plain
 from callboard.eventstore.leases import PostgresLeases

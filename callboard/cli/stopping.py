@@ -1,7 +1,8 @@
 """How a process that serves is told to end: by SIGTERM, by Ctrl-C, or by its parent's end.
 
 The signals are heard by a thread: so a process also hears them whose event loop is blocked. Told once, it stops in good
-order, within a limit; told again, it ends at once. What doesn't end by itself is ended (callboard.actors.ending).
+order, within a limit; told again, it ends at once. What doesn't end by itself is ended
+(callboard.actors.process.ending).
 """
 
 import asyncio
@@ -16,8 +17,8 @@ from typing import Final
 import anyio
 import typer
 
-from callboard.actors.ending import LAST_S, Ending
-from callboard.actors.supervisor import Tie
+from callboard.actors.process.ending import LAST_S, Ending
+from callboard.actors.process.supervisor import Tie
 
 log = logging.getLogger("callboard")
 

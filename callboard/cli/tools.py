@@ -9,8 +9,7 @@ import anyio
 from msgspec import Struct
 from rich.text import Text
 
-from callboard.actors.definition import Definition
-from callboard.actors.toolbox import ToolLike
+from callboard.actors.roles.definition import Definition
 from callboard.actors.tools.declaration import ActorTool
 from callboard.actors.tools.mcp import McpSessions, choose
 from callboard.actors.tools.policy import Action, ToolPolicy, decide
@@ -24,6 +23,7 @@ from callboard.actors.tools.registry import (
     may_use,
     tool_id,
 )
+from callboard.actors.tools.toolbox import ToolLike
 from callboard.app import load_app
 from callboard.cli.output import Listing, people, plain, write_json, write_text
 from callboard.cli.serve import chosen

@@ -14,9 +14,9 @@ from msgspec import Struct
 from rich.console import Console
 from rich.live import Live
 
-from callboard.actors.client import Client
 from callboard.actors.models.stand_in import STAND_IN
-from callboard.actors.supervisor import ProcessEvent, ProcessSpec, Supervisor
+from callboard.actors.outside.client import Client
+from callboard.actors.process.supervisor import ProcessEvent, ProcessSpec, Supervisor
 from callboard.bootstrap import Stack
 from callboard.cli.words import count, model_word
 from callboard.demo import timeline

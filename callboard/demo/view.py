@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from callboard.actors.supervisor import ProcessEvent
+from callboard.actors.process.supervisor import ProcessEvent
 from callboard.bootstrap import pid_in
 from callboard.cli.words import count
 from callboard.protocols import events as e

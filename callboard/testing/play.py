@@ -10,17 +10,17 @@ from typing import Any, Final
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from callboard.actors.client import Sent
-from callboard.actors.definition import Actor, define
-from callboard.actors.directory import Directory
-from callboard.actors.fold import fold
-from callboard.actors.machine import LIFECYCLE_MACHINE
 from callboard.actors.models.call import Call
-from callboard.actors.runtime import Runtime
-from callboard.actors.toolbox import Toolbox
+from callboard.actors.outside.client import Sent
+from callboard.actors.process.runtime import Runtime
+from callboard.actors.roles.definition import Actor, define
+from callboard.actors.roles.directory import Directory
+from callboard.actors.state.fold import fold
+from callboard.actors.state.machine import LIFECYCLE_MACHINE
 from callboard.actors.tools.mcp import McpSessions
 from callboard.actors.tools.mcp_server import McpServer
 from callboard.actors.tools.policy import ToolPolicy
+from callboard.actors.tools.toolbox import Toolbox
 from callboard.bus.memory import MemoryBus
 from callboard.bus.memory_throttle import MemoryThrottle
 from callboard.eventstore.memory import MemoryEventStore
@@ -320,7 +320,9 @@ class Play:
         self.runtime.timers.add(m for m in self._open() if not self.runtime.holds(m, m.to))
 
     async def _start(self, *, clean: bool = False) -> None:
-        """Begin a process, and let it take over what the log says is undone, as `callboard.actors.recovery` does."""
+        """Begin a process, and let it take over what the log says is undone, as `callboard.actors.process.recovery`
+        does.
+        """
         self._epoch += 1
         sessions = await self._process.enter_async_context(McpSessions(self._mcp))
         runtime = self.runtime = Runtime(

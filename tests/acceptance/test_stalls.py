@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from callboard.actors.ending import FORCED
+from callboard.actors.process.ending import FORCED
 from callboard.bootstrap import Stack
 from callboard.protocols import events as e
 from callboard.protocols.codec import body_of

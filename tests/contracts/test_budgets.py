@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from callboard.actors.budgets import Budgets, name, warn_of_budgets
+from callboard.actors.outside.budgets import Budgets, name, warn_of_budgets
 from callboard.eventstore import MemoryEventStore, MemoryLedger, PostgresEventStore, PostgresLedger
 from callboard.protocols.codec import body_of
 from callboard.protocols.errors import (

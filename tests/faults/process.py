@@ -12,7 +12,7 @@ import anyio
 import msgspec
 import typer
 
-from callboard.actors.definition import define
+from callboard.actors.roles.definition import define
 from callboard.bootstrap import connected
 from callboard.cli import serve
 from callboard.protocols.ports import Appended, Consumer, EventStore, ExpectedVersion, NewEvent, SystemClock

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 from redis.asyncio import Redis
 
-from callboard.actors.client import Client, Sent
+from callboard.actors.outside.client import Client, Sent
 from callboard.bootstrap import Stack, connected, namespace_of
 from callboard.eventstore.ledger_tables import check_ledger
 from callboard.protocols import events as e

@@ -6,7 +6,7 @@ import time
 import anyio
 import pytest
 
-from callboard.actors.dead_letters import DeadLetters, Redriven
+from callboard.actors.outside.dead_letters import DeadLetters, Redriven
 from callboard.projections import dead_letters
 from callboard.protocols import events as e
 from callboard.protocols.codec import body_of

@@ -7,8 +7,8 @@ import anyio
 import pytest
 
 from callboard import Actor, Context, TimeLimits
-from callboard.actors.lifeline import Lifeline
-from callboard.actors.watch import Look
+from callboard.actors.process.lifeline import Lifeline
+from callboard.actors.process.watch import Look
 from callboard.protocols import events as e
 from callboard.protocols.codec import body_of
 from tests.host_kit import SHORT_LEASE_S, Stage, stage

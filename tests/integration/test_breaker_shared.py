@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from callboard.actors.client import Sent
+from callboard.actors.outside.client import Sent
 from callboard.protocols import events as e
 from callboard.protocols.codec import body_of
 from tests.cli_kit import environment, until

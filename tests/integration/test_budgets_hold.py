@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from callboard.actors.client import Sent
+from callboard.actors.outside.client import Sent
 from callboard.eventstore.ledger import Ledger
 from callboard.eventstore.ledger_tables import check_ledger
 from callboard.protocols import events as e

@@ -8,9 +8,9 @@ import anyio
 import pytest
 
 from callboard import projections
-from callboard.actors.client import Client, Sent
-from callboard.actors.dead_letters import DeadLetters, Redriven
-from callboard.actors.directory import Directory
+from callboard.actors.outside.client import Client, Sent
+from callboard.actors.outside.dead_letters import DeadLetters, Redriven
+from callboard.actors.roles.directory import Directory
 from callboard.bus.memory import MemoryBus
 from callboard.eventstore import PostgresEventStore
 from callboard.eventstore.memory_leases import MemoryLeases

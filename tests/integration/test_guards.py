@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 import pytest
 
-import callboard.actors.guards
-import callboard.actors.host
+import callboard.actors.process.guards
+import callboard.actors.process.host
 from callboard import Context, TimeLimits
-from callboard.actors.bounds import RunTasks
-from callboard.actors.budgets import warn_of_budgets
+from callboard.actors.outside.budgets import warn_of_budgets
+from callboard.actors.task.bounds import RunTasks
 from callboard.eventstore import PostgresLedger
 from callboard.projections import tasks
 from callboard.protocols.errors import TaskFailed, TooManyTasks
@@ -28,9 +28,9 @@ StageOf = Callable[..., AbstractAsyncContextManager[Stage]]
 
 @pytest.fixture
 def stage_of(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> StageOf:
-    monkeypatch.setattr(callboard.actors.guards, "QUIET_S", 0.2)
-    monkeypatch.setattr(callboard.actors.host, "GUARD_EVERY_S", 0.1)
-    monkeypatch.setattr(callboard.actors.host, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(callboard.actors.process.guards, "QUIET_S", 0.2)
+    monkeypatch.setattr(callboard.actors.process.host, "GUARD_EVERY_S", 0.1)
+    monkeypatch.setattr(callboard.actors.process.host, "LOOK_EVERY_S", 0.2)
     return lambda *roles, **options: stage(database_url, redis_url, *roles, **options)
 
 
@@ -158,7 +158,7 @@ async def test_the_tasks_of_a_run_are_counted_over_all_processes(stage_of: Stage
             return await tasks.count_by_run(pool, [sent.run, "none"]) == {sent.run: 5}
 
         await becomes(all_counted)
-        bound = host.runtime.run_tasks = RunTasks(6)
+        bound = host.runtime.services.run_tasks = RunTasks(6)
         bound.open(sent.run, 1)  # as if this process had opened one of them, and others the rest
 
         async def full() -> bool:

@@ -10,9 +10,9 @@ from typing import Any, get_args
 import anyio
 import pytest
 
-import callboard.actors.host
-import callboard.actors.recovery
-import callboard.actors.timers
+import callboard.actors.process.host
+import callboard.actors.process.recovery
+import callboard.actors.process.timers
 from callboard import Context, Handoff
 from callboard.actors.models.gateway import Gateway
 from callboard.bus.keys import epoch_key
@@ -36,8 +36,8 @@ def stage_of(database_url: str, redis_url: str) -> StageOf:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for what was lost more often."""
-    monkeypatch.setattr(callboard.actors.host, "RECONCILE_EVERY_S", 0.2)
-    monkeypatch.setattr(callboard.actors.recovery, "IN_TRANSIT", timedelta(seconds=0.3))
+    monkeypatch.setattr(callboard.actors.process.host, "RECONCILE_EVERY_S", 0.2)
+    monkeypatch.setattr(callboard.actors.process.recovery, "IN_TRANSIT", timedelta(seconds=0.3))
 
 
 def handled(log: list[e.Event]) -> Counter[str]:
@@ -191,8 +191,8 @@ async def test_a_redis_that_forgets_in_the_middle_loses_and_doubles_nothing(stag
 async def test_the_timer_of_an_actor_that_was_dropped_comes_from_the_projection(
     stage_of: StageOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callboard.actors.timers, "HORIZON", timedelta(seconds=0.3))
-    monkeypatch.setattr(callboard.actors.recovery, "HORIZON", timedelta(seconds=0.5))
+    monkeypatch.setattr(callboard.actors.process.timers, "HORIZON", timedelta(seconds=0.3))
+    monkeypatch.setattr(callboard.actors.process.recovery, "HORIZON", timedelta(seconds=0.5))
 
     async def nap(ctx: Context) -> str:
         await ctx.sleep(1.0)
@@ -361,7 +361,7 @@ async def test_a_named_actor_keeps_its_order_over_a_handover(stage_of: StageOf) 
 
 
 async def test_a_suspect_runs_alone_on_a_host_too(stage_of: StageOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callboard.actors.quarantine.ALONE_S", 1.0)
+    monkeypatch.setattr("callboard.actors.process.quarantine.ALONE_S", 1.0)
     hosts: list[Running] = []
     running: set[str] = set()
     suspects: list[int] = []  # when "later" begins

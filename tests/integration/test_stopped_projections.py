@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-import callboard.actors.host
+import callboard.actors.process.host
 from callboard import Context, projections
 from callboard.eventstore import MemoryEventStore
 from callboard.projections import costs, lag, tasks
@@ -135,7 +135,7 @@ async def test_a_database_of_a_former_version_gets_the_column(pool: asyncpg.Pool
 async def test_hosts_serve_on_when_a_projection_for_people_stops_and_say_so_when_a_working_one_does(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(callboard.actors.host, "RECONCILE_EVERY_S", 0.1)
+    monkeypatch.setattr(callboard.actors.process.host, "RECONCILE_EVERY_S", 0.1)
 
     async def greet(payload: str, ctx: Context) -> str:
         return f"hello {payload}"

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from callboard.actors.ending import FORCED
+from callboard.actors.process.ending import FORCED
 from tests.conftest import DEADLINE_S
 
 # A process that serves by these functions, and says when it has come to be told to end.
 SERVER = """
 import asyncio, atexit, logging, multiprocessing, os, re, sys, threading, time
 import anyio
-from callboard.actors import ending as endings
+from callboard.actors.process import ending as endings
 from callboard.cli import serve, stopping
 
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)

@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from callboard.actors.supervisor import LONGEST_DELAY_S, ProcessEvent, ProcessSpec, Supervisor
+from callboard.actors.process.supervisor import LONGEST_DELAY_S, ProcessEvent, ProcessSpec, Supervisor
 from callboard.protocols.errors import ProcessGaveUp
 from callboard.protocols.ports import SystemClock
 from tests.conftest import DEADLINE_S
@@ -27,7 +27,7 @@ def python(code: str) -> tuple[str, ...]:
 TIED = """
 import anyio, signal, sys
 from pathlib import Path
-from callboard.actors.supervisor import READY, Tie
+from callboard.actors.process.supervisor import READY, Tie
 
 async def on_signal(scope, *, task_status):
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
@@ -184,7 +184,7 @@ async def test_a_process_that_is_not_restarted_ends_the_run_with_its_own_end() -
 
 
 async def test_a_process_that_ignores_sigterm_is_killed_after_the_grace_period(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callboard.actors.supervisor.SECOND_GRACE_S", 0.1)
+    monkeypatch.setattr("callboard.actors.process.supervisor.SECOND_GRACE_S", 0.1)
     stop, events = anyio.Event(), list[ProcessEvent]()
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
@@ -256,7 +256,7 @@ def test_no_child_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:
     drained = tmp_path / "drained"
     supervise = f"""
 import anyio
-from callboard.actors.supervisor import ProcessSpec, Supervisor
+from callboard.actors.process.supervisor import ProcessSpec, Supervisor
 spec = ProcessSpec("tied", {(*python(TIED), str(drained))!r})
 def show(event):
     print(event.what, event.pid, flush=True)

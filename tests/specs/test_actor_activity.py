@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callboard import Context
-from callboard.actors.fold import TaskFold, fold
-from callboard.actors.waits import BY_FORM, TRIGGERS, Activity, activity
+from callboard.actors.state.fold import TaskFold, fold
+from callboard.actors.state.waits import BY_FORM, TRIGGERS, Activity, activity
 from callboard.protocols.states import AT_WORK, LIFECYCLE, RUNNING, WAITING
 from callboard.testing import Play, spec
 from tests.actor_kit import SlowStore, actor, double, worker

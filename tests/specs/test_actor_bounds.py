@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from callboard import Actor, Caps, Context
-from callboard.actors.bounds import RunTasks
+from callboard.actors.task.bounds import RunTasks
 from callboard.protocols import events as e
 from callboard.protocols.errors import BadOption, TaskCanceled, TaskFailed, TooDeep, TooManyHandoffs, TooManyTasks
 from callboard.testing import spec
@@ -91,7 +91,7 @@ async def test_a_run_has_so_many_tasks_and_no_more() -> None:
         await ctx.gather(*(ctx.ask("worker", None, name=f"ask-{n}") for n in range(2)))
 
     async with spec(worker(tree)) as play:
-        play.runtime.run_tasks = RunTasks(20)
+        play.runtime.services.run_tasks = RunTasks(20)
         sent = await play.when("worker", None)
         assert len(bodies(play.log, e.QuestionAsked)) == 19
         assert TooManyTasks.__name__ in {body.error.type for body in bodies(play.log, e.TaskFailed)}

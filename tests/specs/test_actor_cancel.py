@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from callboard import Context, TimeLimits
-from callboard.actors.guards import Guards
 from callboard.actors.models.call import Call, Rates
+from callboard.actors.process.guards import Guards
 from callboard.protocols import events as e
 from callboard.protocols.errors import TaskCanceled
 from callboard.testing import event, spec
@@ -296,7 +296,7 @@ async def test_a_model_call_that_is_under_way_is_cancelled() -> None:
                 calls.append("cancelled")
 
     async with spec(worker(lambda ctx: ctx.model("hm"), model=["a", "b"])) as play:
-        play.runtime.gateway = Slow()  # type: ignore[assignment]
+        play.runtime.services.gateway = Slow()  # type: ignore[assignment]
         sent = await play.send("worker", None)
         await play.until("model.requested")
         for _ in range(5):

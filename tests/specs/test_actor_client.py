@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from callboard.actors.client import Client, Sent, Target
-from callboard.actors.directory import Directory
-from callboard.actors.inputs import times
+from callboard.actors.outside.client import Client, Sent, Target
+from callboard.actors.roles.directory import Directory
+from callboard.actors.roles.inputs import times
 from callboard.bus.memory import MemoryBus
 from callboard.eventstore.memory import MemoryEventStore
 from callboard.eventstore.memory_leases import MemoryLeases

@@ -10,9 +10,9 @@ from transitions import Machine as TransitionsMachine
 from transitions.core import MachineError
 
 from callboard import Actor, Context, Message, Struct, handler
-from callboard.actors.definition import Definition, define
-from callboard.actors.inputs import check_payload
-from callboard.actors.machine import LIFECYCLE_MACHINE, role_machine
+from callboard.actors.roles.definition import Definition, define
+from callboard.actors.roles.inputs import check_payload
+from callboard.actors.state.machine import LIFECYCLE_MACHINE, role_machine
 from callboard.protocols.errors import BadDefinition, BadName, BadPayload, IllegalTrigger
 from callboard.protocols.states import AT_REST, AT_WORK, LIFECYCLE, TERMINAL
 

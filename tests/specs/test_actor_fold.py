@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard.actors.fold import STATE_BY_FORM, ActorFold, TaskFold, fold
-from callboard.actors.machine import LIFECYCLE_MACHINE
+from callboard.actors.state.fold import STATE_BY_FORM, ActorFold, TaskFold, fold
+from callboard.actors.state.machine import LIFECYCLE_MACHINE
 from callboard.protocols import events as e
 from callboard.protocols.codec import new_event
 from callboard.protocols.events import Event

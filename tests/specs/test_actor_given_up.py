@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from callboard import Actor, Context, Retry
-from callboard.actors.fold import TaskFold, fold
-from callboard.actors.function_calls import BREAKER
 from callboard.actors.models.call import Call
+from callboard.actors.state.fold import TaskFold, fold
+from callboard.actors.state.waits import StepState
+from callboard.actors.task.function_calls import BREAKER
 from callboard.actors.tools.policy import ToolPolicy
-from callboard.actors.waits import StepState
 from callboard.protocols import events as e
 from callboard.protocols.errors import StepFailed, TaskFailed
 from callboard.protocols.states import WAITING

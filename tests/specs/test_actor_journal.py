@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 import pytest
 
-from callboard.actors.definition import Definition
-from callboard.actors.directory import Directory, receiver
-from callboard.actors.journal import Idle, Journal
-from callboard.actors.steps import StepCounter, enter_branch, fingerprint, leave_branches
-from callboard.actors.timers import HORIZON, Timers
+from callboard.actors.log.journal import Idle, Journal
+from callboard.actors.process.timers import HORIZON, Timers
+from callboard.actors.roles.definition import Definition
+from callboard.actors.roles.directory import Directory, receiver
+from callboard.actors.state.steps import StepCounter, enter_branch, fingerprint, leave_branches
 from callboard.eventstore.memory_leases import MemoryLeases
 from callboard.protocols import events as e
 from callboard.protocols.codec import new_event

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from callboard import Context, TimeLimits
-from callboard.actors.guards import Guards
+from callboard.actors.process.guards import Guards
 from callboard.protocols import events as e
 from callboard.protocols.errors import TaskFailed
 from callboard.testing import event, spec

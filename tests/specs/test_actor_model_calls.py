@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from callboard import Actor, Cache, Caps, Context, Memory, Struct
-from callboard.actors.conversation import SUMMARY
 from callboard.actors.models.call import Call, ModelReply, Rates
 from callboard.actors.models.failures import AttemptFailed, Kind
+from callboard.actors.task.conversation import SUMMARY
 from callboard.protocols import events as e
 from callboard.protocols.errors import BadAnswer, BadOption, ModelFailed, TaskFailed
 from callboard.protocols.money import Money
@@ -207,7 +207,7 @@ class Gate:
 
 async def test_a_model_whose_circuit_is_open_is_passed_over_and_the_log_says_so() -> None:
     async with spec(worker(lambda ctx: ctx.model("?"), model=["a", "b"]), models=["yes"]) as play:
-        play.runtime.throttle = Gate(5.0)
+        play.runtime.services.throttle = Gate(5.0)
         await play.when("worker", None)
         (requested,) = bodies(play.log, e.ModelRequested)
         assert requested.model == "b"
@@ -216,7 +216,7 @@ async def test_a_model_whose_circuit_is_open_is_passed_over_and_the_log_says_so(
 
 async def test_when_every_circuit_is_open_the_call_waits_for_the_first_to_close() -> None:
     async with spec(worker(lambda ctx: ctx.model("?"), model=["a", "b"]), models=["yes"]) as play:
-        play.runtime.throttle = Gate(5.0, 3.0)
+        play.runtime.services.throttle = Gate(5.0, 3.0)
         sent = await play.when("worker", None)
         (timer,) = bodies(play.log, e.TimerSet)
         assert timer.note == "a, b: the circuit is open"
@@ -228,7 +228,7 @@ async def test_the_breaker_hears_of_what_is_the_models_fault_and_of_nothing_else
     gate = Gate()
     script = [failure("rate_limit", 10.0), failure("content_filter"), "yes"]
     async with spec(worker(lambda ctx: ctx.model("?"), model=["a", "b", "c"]), models=script) as play:
-        play.runtime.throttle = gate
+        play.runtime.services.throttle = gate
         await play.when("worker", None)
     assert gate.reported == [("model:a", False, 10.0), ("model:b", True, None), ("model:c", True, None)]
 
@@ -241,7 +241,7 @@ async def test_a_rate_is_waited_for_by_tenant_without_a_slot() -> None:
     gate = Gate()
     gate.take_waits = [0.0, 2.0]
     async with spec(worker(lambda ctx: ctx.model("?", max_tokens=50), model="m"), models=Rated(["yes"])) as play:
-        play.runtime.throttle = gate
+        play.runtime.services.throttle = gate
         sent = await play.send("worker", None, tenant="acme")
         await play.quiet()
         assert play.types("worker")[-1] == "timer.set"
@@ -510,7 +510,7 @@ async def test_a_role_may_choose_the_model_by_the_input() -> None:
 async def test_the_pieces_of_a_streamed_answer_are_shown_while_it_comes() -> None:
     async with spec(worker(lambda ctx: ctx.model("?", stream=True), model="m"), models=["yes"]) as play:
         shown: list[tuple[str, bytes]] = []
-        play.bus.show = lambda run, piece: shown.append((run, piece))  # type: ignore[method-assign]
+        play.runtime.services.show = lambda run, piece: shown.append((run, piece))
         sent = await play.when("worker", None)
     ((run, piece),) = shown
     assert run == sent.run

@@ -153,7 +153,7 @@ async def test_a_fault_in_what_records_an_error_ends_the_task(monkeypatch: pytes
     def broken(*_: object) -> None:
         raise LookupError("broken")
 
-    monkeypatch.setattr("callboard.actors.work.error_info", broken)
+    monkeypatch.setattr("callboard.actors.task.work.error_info", broken)
 
     async def todo(ctx: Context) -> None:
         raise ValueError("no")

@@ -17,7 +17,7 @@ from tests.conftest import DEADLINE_S
 
 @pytest.fixture(autouse=True)
 def _first_come_first_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callboard.actors.quarantine.random.choice", lambda suspects: suspects[0])
+    monkeypatch.setattr("callboard.actors.process.quarantine.random.choice", lambda suspects: suspects[0])
 
 
 async def hang() -> None:
@@ -115,7 +115,7 @@ async def test_a_suspect_runs_alone_and_its_neighbours_before_and_after_it(
     async def resend(_stream: str) -> None:
         await asyncio.sleep(resend_s)
 
-    monkeypatch.setattr("callboard.actors.runtime._nothing", resend)
+    monkeypatch.setattr("callboard.actors.process.runtime._nothing", resend)
     at_once: list[set[str]] = []
     running: set[str] = set()
     crash = asyncio.Event()
@@ -200,7 +200,7 @@ async def test_a_process_that_dies_of_something_else_does_not_blame_the_same_tas
         drawn.append(chosen.stream)
         return chosen
 
-    monkeypatch.setattr("callboard.actors.quarantine.random.choice", by_lot)
+    monkeypatch.setattr("callboard.actors.process.quarantine.random.choice", by_lot)
     async with spec(actor("clerk", lambda payload, ctx: hang())) as play:
         for number in range(4):
             await play.send("clerk", number)

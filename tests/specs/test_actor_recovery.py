@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callboard import Actor, Context, Handoff, tool
-from callboard.actors.machine import LIFECYCLE_MACHINE
+from callboard.actors.state.machine import LIFECYCLE_MACHINE
 from callboard.eventstore.memory import MemoryEventStore
 from callboard.protocols import events as e
 from callboard.protocols.codec import body_of, new_event

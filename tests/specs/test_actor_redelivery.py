@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from callboard import Context, tool
-from callboard.actors.runtime import Runtime
+from callboard.actors.process.runtime import Runtime
 from callboard.protocols import events as e
 from callboard.protocols.ports import Delivery, Lease
 from callboard.testing import spec
@@ -36,10 +36,10 @@ async def test_a_claimed_message_that_comes_again_resumes_the_task_that_was_lost
             play.bus,
             play.directory,
             former.definitions,
-            former.gateway,
+            former.services.gateway,
             process="test-2",
-            throttle=former.throttle,
-            answers=former.answers,
+            throttle=former.services.throttle,
+            answers=former.services.answers,
         ) as runtime:
             tenure = runtime.partitions.begin(Lease("worker", 0, epoch=2, partitions=1))
             runtime.deliver(Delivery(await play.store.message(sent.message), tenure, entry="7", fresh=False))

@@ -13,7 +13,7 @@ from tests.actor_kit import Echo, actor, bodies, double, worker
 
 @pytest.fixture(autouse=True)
 def _longest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callboard.actors.policies.random.uniform", lambda _low, high: high)
+    monkeypatch.setattr("callboard.actors.state.policies.random.uniform", lambda _low, high: high)
 
 
 THREE = Retry(attempts=3, first_s=10)

@@ -288,7 +288,7 @@ async def test_a_tool_whose_circuit_is_open_is_a_failed_call() -> None:
         async def closed(target: str, _breaker: Any) -> float:
             return 7.0 if target == "tool:clock" else 0.0
 
-        play.runtime.throttle.enter = closed  # type: ignore[method-assign]
+        play.runtime.services.throttle.enter = closed  # type: ignore[method-assign]
         await play.when("worker", "go")
     assert made == []
     assert "CircuitOpen" in models.calls[1].messages[-1]["content"]

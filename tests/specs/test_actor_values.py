@@ -374,8 +374,8 @@ class Tree(pydantic.BaseModel):
 
 
 def test_a_payload_that_is_nested_too_deeply_to_be_checked_is_refused() -> None:
-    from callboard.actors.definition import Definition
-    from callboard.actors.inputs import check_payload
+    from callboard.actors.roles.definition import Definition
+    from callboard.actors.roles.inputs import check_payload
 
     class Grows(Actor):
         async def handle(self, tree: Tree, ctx: Context) -> None: ...
@@ -419,7 +419,7 @@ async def test_a_recorded_model_comes_back_as_a_model_after_a_crash() -> None:
 
 
 def test_a_payload_that_no_json_can_be_is_a_definition_that_can_not_be_used() -> None:
-    from callboard.actors.definition import Definition
+    from callboard.actors.roles.definition import Definition
 
     class Takes(Actor):
         async def handle(self, payload: Opaque, ctx: Context) -> None: ...
@@ -435,7 +435,7 @@ def test_a_payload_that_no_json_can_be_is_a_definition_that_can_not_be_used() ->
 
 
 def test_a_role_tells_what_a_model_as_its_payload_has() -> None:
-    from callboard.actors.definition import Definition
+    from callboard.actors.roles.definition import Definition
 
     definition = Definition(Shop)
     order, note, parcel = definition.accepted().split(" or ")

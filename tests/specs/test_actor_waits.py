@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from callboard import Actor, Context
-from callboard.actors.definition import Definition
+from callboard.actors.roles.definition import Definition
 from callboard.protocols import events as e
 from callboard.protocols.errors import Detached, TaskFailed
 from callboard.testing import event, spec

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard.actors.admission import WHOLE, Admission
+from callboard.actors.process.admission import WHOLE, Admission
 from callboard.protocols.a2a import Part
 from callboard.protocols.messages import Message, Priority
 from callboard.protocols.ports import Delivery, Lease, Tenure

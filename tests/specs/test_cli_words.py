@@ -16,7 +16,7 @@ from rich.text import Text
 from typer.models import CommandInfo
 from typer.testing import CliRunner
 
-from callboard.actors.definition import Actor, Definition, Struct
+from callboard.actors.roles.definition import Actor, Definition, Struct
 from callboard.cli.errors import error_in, in_a_line
 from callboard.cli.health import numbers
 from callboard.cli.history import actors_at, up_to

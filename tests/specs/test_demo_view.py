@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from callboard.actors.supervisor import ProcessEvent
+from callboard.actors.process.supervisor import ProcessEvent
 from callboard.demo.view import Board
 from callboard.protocols import events as e
 from callboard.protocols.codec import new_event

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from callboard.actors.function_calls import repeatable
-from callboard.actors.functions import function_name, is_async, return_type, takes
+from callboard.actors.task.function_calls import repeatable
 from callboard.actors.tools.declaration import declared, tool
+from callboard.actors.tools.functions import function_name, is_async, return_type, takes
 from callboard.actors.tools.registry import function_tool
 from callboard.protocols.errors import BadOption
 

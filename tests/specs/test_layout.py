@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,33 @@ def test_rooms_import_only_what_stands_below_them() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_the_rooms_of_actors_are_held_by_contracts_without_exceptions() -> None:
+    """The contracts themselves are held by the test above."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    contracts = settings["contracts"]
+    (rooms,) = [each for each in contracts if each.get("containers") == ["callboard.actors"]]
+    (circles,) = [each for each in contracts if each.get("ancestors") == ["callboard.actors"]]
+    assert rooms["type"] == "layers"
+    assert rooms["exhaustive"] is True
+    assert sorted(rooms["layers"]) == sorted(path.parent.name for path in (ROOT / "actors").glob("*/__init__.py"))
+    assert circles["type"] == "acyclic_siblings"
+    assert set(circles) == {"name", "type", "ancestors"}
+    assert not settings.get("exclude_type_checking_imports")
+    assert not any(each.get("ignore_imports") for each in contracts)
+
+
+def test_every_file_of_actors_is_in_a_room() -> None:
+    assert [path.name for path in (ROOT / "actors").glob("*.py")] == ["__init__.py"]
+
+
+def test_no_file_of_actors_reaches_through_the_parts_of_another() -> None:
+    found = []
+    for path in SOURCES:
+        if path.relative_to(ROOT).parts[0] == "actors":
+            found += [f"{path}: {line}" for line in path.read_text().splitlines() if ".cell.runtime." in line]
+    assert found == []
+
+
 def loaded_by(code: str) -> set[str]:
     """The modules that a fresh process has after some code."""
     code = f"{code}\nimport sys; print(*sys.modules)"
@@ -43,7 +71,7 @@ def test_importing_callboard_brings_nothing_else_along() -> None:
 
 def test_all_public_names_together_bring_nothing_heavy_along() -> None:
     loaded = loaded_by("from callboard import *")
-    assert "callboard.actors.context" in loaded
+    assert "callboard.actors.task.context" in loaded
     assert loaded.isdisjoint(HEAVY)
 
 

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from callboard import Actor, Context, TimeLimits
-from callboard.actors.ending import Ending
-from callboard.actors.lifeline import Aside, Lifeline
-from callboard.actors.runtime import Runtime
-from callboard.actors.watch import Block, Look
+from callboard.actors.process.ending import Ending
+from callboard.actors.process.lifeline import Aside, Lifeline
+from callboard.actors.process.runtime import Runtime
+from callboard.actors.process.watch import Block, Look
 from callboard.eventstore.memory_leases import MemoryLeases
 from callboard.protocols import events as e
 from callboard.protocols.errors import DatabaseUnavailable, StoreUnavailable

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callboard import Context, Retry, TimeLimits
-from callboard.actors.definition import Actor, Definition
+from callboard.actors.roles.definition import Actor, Definition
 from callboard.protocols.errors import BadDefinition, BadOption, ModelFailed, StepFailed, TaskFailed
 
 

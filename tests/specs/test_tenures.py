@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from callboard import Context
-from callboard.actors.ownership import Ownership
+from callboard.actors.process.ownership import Ownership
 from callboard.protocols.ports import Delivery, Gap, Lease, Tenure
 from callboard.testing import spec
 from tests.actor_kit import actor

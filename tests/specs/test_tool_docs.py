@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from callboard.actors.definition import define
+from callboard.actors.roles.definition import define
 from callboard.actors.tools.declaration import Traits
 from callboard.actors.tools.loop import LoopLimits
 from callboard.actors.tools.mcp_server import PRESETS, McpServer

@@ -8,7 +8,7 @@ import pytest
 from langchain_core.tools import ToolException
 
 from callboard import Actor, Context, Struct, actor_tool, tool
-from callboard.actors.definition import Definition
+from callboard.actors.roles.definition import Definition
 from callboard.actors.tools.export import to_crewai, to_langchain
 from callboard.actors.tools.registry import RegisteredTool, actor_as_tool
 from callboard.protocols import events as e

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from callboard import Actor, Context, Struct, actor_tool, tool
-from callboard.actors.definition import Definition
+from callboard.actors.roles.definition import Definition
 from callboard.actors.tools.declaration import Traits, declared
 from callboard.actors.tools.mcp import McpSessions
 from callboard.actors.tools.registry import ToolInfo, Tools, actor_as_tool, function_tool, tool_id, tool_info

@@ -14,7 +14,7 @@ import msgspec
 import pydantic
 import pytest
 
-from callboard.actors.steps import counted_as, fingerprint, same_input
+from callboard.actors.state.steps import counted_as, fingerprint, same_input
 from callboard.protocols.errors import NotStorable
 from callboard.protocols.messages import part_of
 from callboard.protocols.values import MAX_DEPTH, canonical, encode_value
@@ -144,7 +144,7 @@ import enum, sys
 from dataclasses import dataclass
 from typing import Any
 import msgspec, pydantic
-from callboard.actors.steps import fingerprint
+from callboard.actors.state.steps import fingerprint
 
 class Tagged(msgspec.Struct, frozen=True):
     tags: frozenset[Any]

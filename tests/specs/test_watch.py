@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from callboard.actors import watch
-from callboard.actors.watch import Block, Look, LoopWatch
+from callboard.actors.process import watch
+from callboard.actors.process.watch import Block, Look, LoopWatch
 from tests.conftest import DEADLINE_S
 
 

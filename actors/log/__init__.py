@@ -1,0 +1,1 @@
+"""An actor's pen and eyes: what it writes into the log, and reads in it."""

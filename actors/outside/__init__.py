@@ -1,0 +1,1 @@
+"""Who is no actor: people and programs that send, ask and decide."""

@@ -1,0 +1,1 @@
+"""What the log says, without I/O and without a clock."""

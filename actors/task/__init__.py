@@ -1,0 +1,1 @@
+"""One task at work: its handler, the steps that it does, and the messages that come for it."""
