@@ -26,9 +26,11 @@ _OTHER_ORDER: Final = "."  # between the two digests of an input whose order is 
 
 def leave_branches() -> None:
     """Count from the task's own level: what begins a task may run in the context of another's branch."""
-    _scope.set("")
     _owner.set(_current())
-    _apart.set(False)
+    if _scope.get():
+        _scope.set("")
+    if _apart.get():
+        _apart.set(False)
 
 
 def fingerprint(value: object) -> str:

@@ -44,7 +44,8 @@ class Branches:
     def enter(self) -> None:
         """Make the current asyncio task, and all that it creates, branches."""
         _branches.set(self)
-        _in_effect.set(False)
+        if _in_effect.get():  # each variable that is set costs each task that waits a tenth of a kilobyte
+            _in_effect.set(False)
         task = asyncio.current_task()
         assert task is not None
         self._all.add(task)
