@@ -13,7 +13,7 @@ here or elsewhere, gets it again. Until then something in memory has it.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -119,17 +119,8 @@ class Ownership:
             await self.let_go(tenure)
 
     async def _take(self, tenure: Tenure) -> None:
-        pause_s = FIRST_PAUSE_S
-        while tenure.held:
-            try:
-                await self._recovery.take_over(tenure)
-            except NOT_YET as error:
-                self._warn("waits to take over {}: {}", tenure, error)
-                await self._clock.sleep(pause_s)
-                pause_s = min(2 * pause_s, self._lease_s)
-            else:
-                tenure.serve()
-                return
+        if await self._until_done(tenure, "take over {}", lambda: self._recovery.take_over(tenure)):
+            tenure.serve()
 
     async def _give_back(self, tenure: Tenure) -> None:
         """Give a partition to a process that has fewer, once its tasks have come to rest."""
@@ -172,16 +163,7 @@ class Ownership:
             self._group.start_soon(self._close_gap, gap)
 
     async def _close_gap(self, gap: Gap) -> None:
-        tenure, pause_s = gap.tenure, FIRST_PAUSE_S
-        while tenure.held:
-            try:
-                await self._recovery.close_gap(tenure)
-            except NOT_YET as error:
-                self._warn("could not look for what {} lost: {}", tenure, error)
-                await self._clock.sleep(pause_s)
-                pause_s = min(2 * pause_s, self._lease_s)
-            else:
-                break
+        await self._until_done(gap.tenure, "look for what {} lost", lambda: self._recovery.close_gap(gap.tenure))
         if gap.entry:
             self._consumer.settle(gap)
 
@@ -193,17 +175,23 @@ class Ownership:
         """Make a dead letter of bytes that are no message; they stay on the bus until that is in the log."""
         body = MessageDeadLettered(to=entry.role, reason=entry.reason, entry=entry.content, at="bus")
         event = new_event(body, Meta(run="", role=entry.role))
+        dead, store = dead_stream(entry.role), self._runtime.store
+        if await self._until_done(entry.tenure, "record a dead letter of {}", lambda: store.append(dead, [event], ANY)):
+            self._consumer.settle(entry)
+
+    async def _until_done(self, tenure: Tenure, what: str, call: Callable[[], Awaitable[object]]) -> bool:
+        """Try again until it is done, or the tenure has ended: whether it is done. The pauses grow up to a lease."""
         pause_s = FIRST_PAUSE_S
-        while entry.tenure.held:
+        while tenure.held:
             try:
-                await self._runtime.store.append(dead_stream(entry.role), [event], ANY)
-            except StoreUnavailable as error:
-                self._warn("could not record a dead letter of {} yet: {}", entry.tenure, error)
+                await call()
+            except NOT_YET as error:
+                self._warn(f"could not {what} yet: {{}}", tenure, error)
                 await self._clock.sleep(pause_s)
                 pause_s = min(2 * pause_s, self._lease_s)
             else:
-                self._consumer.settle(entry)
-                return
+                return True
+        return False
 
     # -- what got lost -----------------------------------------------------------------------------------------------
 
